@@ -1,0 +1,249 @@
+"""The model card: what a model folder says about itself, and the opened folder itself."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgetl.config import Block, Format, Head, Precision
+from edgetl.errors import ModelFolderError, UsageError
+from edgetl.files import locked, write_atomically
+from edgetl.records import RecordError, from_json, to_json
+from edgetl.results import Parity, Scores, Timing
+
+SCHEMA_VERSION = 1
+CARD_FILE = "card.json"
+KERAS_FILE = "model.keras"
+REFERENCE_FILE = "reference.npz"
+KERAS = "keras"  # the name of the full-precision network where artifacts are named
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the graph takes: uint8 RGB [N, height, width, 3]; inside it computes (x - mean_rgb) * scale."""
+
+    height: int
+    width: int
+    mean_rgb: tuple[float, float, float]
+    scale: float
+    background_rgb: tuple[int, int, int]  # transparent pixels are composited on this
+    preprocessing_version: int  # of edgetl.images; another version may decode other pixels
+
+
+@dataclass(frozen=True)
+class Network:
+    """VGG16 cut after a block, with a head."""
+
+    cut: Block
+    head: Head
+    hidden_units: int  # of the flatten head's Dense layer; 0 with gap
+    classes: int
+
+
+@dataclass(frozen=True)
+class TrunkOrigin:
+    """Where the pretrained convolutions come from."""
+
+    name: str
+    source: str
+    licence: str
+    sha256: str  # over the 13 kernels and biases as used
+
+
+@dataclass(frozen=True)
+class RoleSummary:
+    """One of train, tuning, calibration, certification."""
+
+    images: int
+    per_class: tuple[int, ...]
+    fingerprint: str  # SHA-256 over the sorted SHA-256s of its files
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """The images a model was made from."""
+
+    folder: str  # absolute, or relative to the model folder where it ships inside it
+    layout: str  # "split folders" or "flat"
+    seed: int
+    roles: dict[str, RoleSummary]
+    unreadable: int
+    leaking: int  # kept out of certification: copies or near copies of images in other roles
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of the history. Losses in nats, accuracies 0..1."""
+
+    stage: str
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    tuning_loss: float
+    tuning_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """How the network was trained."""
+
+    settings: dict[str, str]  # every resolved setting
+    history: tuple[EpochRecord, ...]
+    chosen_stage: str
+    chosen_epoch: int
+    temperature: float  # folded into the last Dense layer
+    minutes: float
+    versions: dict[str, str]  # of the libraries that trained
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The full-precision probabilities that every later check compares with."""
+
+    file: str
+    sha256: str
+    images: int
+    stored_images: int  # how many of them travel with the model as pixels
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported file."""
+
+    name: str  # "onnx-int8"
+    file: str
+    format: Format
+    precision: Precision
+    sha256: str
+    size_bytes: int
+    details: dict[str, str]  # opset, converter versions, what was checked
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything known about a model, in `card.json`."""
+
+    schema_version: int
+    edgetl_version: str
+    created: str  # UTC, ISO 8601
+    name: str
+    labels: tuple[str, ...]
+    input: InputSpec
+    network: Network
+    weights: TrunkOrigin
+    data: DataSummary
+    training: TrainingSummary
+    reference: Reference
+    keras_sha256: str
+    artifacts: tuple[Artifact, ...]
+    scores: dict[str, Scores]
+    parity: dict[str, Parity]
+    timing: dict[str, Timing]
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened model folder. Changes go through `update`, which returns the folder as it is then."""
+
+    folder: Path
+    card: ModelCard
+
+    @staticmethod
+    def open(folder: Path) -> "Model":
+        """Read a model folder's card. Raises `ModelFolderError`."""
+        return Model(folder, read_card(folder))
+
+    def update(self, change: Callable[[ModelCard], ModelCard]) -> "Model":
+        """Apply `change` to the card as it is on the disk now, atomically and under a lock."""
+        with locked(self.folder / ".card.lock"):
+            card = change(read_card(self.folder))
+            write_atomically(self.folder / CARD_FILE, to_json(card))
+        return Model(self.folder, card)
+
+    def artifact(self, name: str) -> Artifact:
+        """The artifact called `name`. Raises `UsageError` with the valid names."""
+        for artifact in self.card.artifacts:
+            if artifact.name == name:
+                return artifact
+        known = ", ".join(artifact.name for artifact in self.card.artifacts) or "none; run edgetl export first"
+        raise UsageError(f"{self.folder} has no artifact called {name!r}.", f"It has: {known}.")
+
+    def read(self, artifact: Artifact) -> bytes:
+        """An artifact's bytes, exactly those that were exported. Raises `ModelFolderError` when they are not."""
+        path = self.folder / artifact.file
+        if not path.is_file():
+            raise ModelFolderError(f"{path} is missing.", f"Run edgetl export {self.folder} again.")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != artifact.sha256:
+            raise ModelFolderError(
+                f"{path} is not the file that was exported (its SHA-256 differs).",
+                f"Run edgetl export {self.folder} again, or restore the file.",
+            )
+        return content
+
+    @property
+    def keras_file(self) -> Path:
+        """The full-precision network."""
+        return self.folder / KERAS_FILE
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the data was at training time."""
+        return Path(os.path.normpath(self.folder.resolve() / self.card.data.folder))
+
+
+def read_card(folder: Path) -> ModelCard:
+    """`card.json` of a model folder. Raises `ModelFolderError`."""
+    path = folder / CARD_FILE
+    if not path.is_file():
+        partial = folder.with_name(folder.name + ".partial")
+        if partial.is_dir():
+            raise ModelFolderError(
+                f"{folder} is not finished: training was interrupted.", "Run the same edgetl train with --resume."
+            )
+        raise ModelFolderError(
+            f"{folder} is not a model folder (it has no {CARD_FILE}).", "Make one with: edgetl train DATA -o MODEL"
+        )
+    try:
+        card = from_json(ModelCard, path.read_bytes())
+    except RecordError as error:
+        raise ModelFolderError(
+            f"{path} cannot be read: {error}.", "Restore the folder from a copy, or train again."
+        ) from error
+    if card.schema_version != SCHEMA_VERSION:
+        raise ModelFolderError(
+            f"{path} has schema version {card.schema_version}; this edgetl reads version {SCHEMA_VERSION}.",
+            "Use the edgetl version that made it, or train again.",
+        )
+    return card
+
+
+def with_artifact(card: ModelCard, artifact: Artifact) -> ModelCard:
+    """The card with `artifact` added or replaced; what was measured on the replaced file is dropped."""
+    kept = tuple(known for known in card.artifacts if known.name != artifact.name)
+    return replace(
+        card,
+        artifacts=tuple(sorted((*kept, artifact), key=_artifact_order)),
+        scores={name: value for name, value in card.scores.items() if name != artifact.name},
+        parity={name: value for name, value in card.parity.items() if name != artifact.name},
+        timing={name: value for name, value in card.timing.items() if name != artifact.name},
+    )
+
+
+def chosen_artifacts(model: Model, name: str | None) -> Iterator[Artifact]:
+    """The named artifact, or all of them. Raises `UsageError` when there are none."""
+    if name is not None:
+        yield model.artifact(name)
+        return
+    if not model.card.artifacts:
+        raise ModelFolderError(
+            f"{model.folder} has no exported artifacts yet.", f"Run: edgetl export {model.folder}"
+        )
+    yield from model.card.artifacts
+
+
+def _artifact_order(artifact: Artifact) -> tuple[int, int]:
+    return list(Format).index(artifact.format), list(Precision).index(artifact.precision)
+

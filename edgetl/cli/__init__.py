@@ -1,0 +1,37 @@
+"""The command line: one file per command; each has its arguments, one call and one way to print."""
+
+import typer
+
+from edgetl.cli import bench, data, demo, doctor, evaluate, export, predict, report, train, verify
+from edgetl.cli.command import register
+
+COMMANDS = {
+    "data": data.data,
+    "train": train.train,
+    "eval": evaluate.evaluate,
+    "export": export.export,
+    "verify": verify.verify,
+    "predict": predict.predict,
+    "bench": bench.bench,
+    "report": report.report,
+    "doctor": doctor.doctor,
+    "demo": demo.demo,
+}
+
+app = typer.Typer(
+    name="edgetl",
+    help="A folder of labelled images in; small, fast, proven edge models out. Everything works offline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 you can fix it, 2 wrong usage, 3 the check failed, "
+    "4 done but some inputs were skipped, 5 not decidable with the images given.",
+)
+for _name, _command in COMMANDS.items():
+    register(app, _name, _command)
+
+
+def main() -> None:
+    """What the `edgetl` program runs."""
+    app()

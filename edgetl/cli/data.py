@@ -1,0 +1,6 @@
+"""stub"""
+from edgetl.cli.command import Outcome, command
+@command()
+def data() -> Outcome:
+    """x"""
+    raise NotImplementedError

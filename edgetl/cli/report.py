@@ -1,0 +1,28 @@
+"""`edgetl report`."""
+
+from typing import TYPE_CHECKING
+
+from edgetl.cli.command import ModelFolder, Outcome, command
+from edgetl.cli.show import lines, size
+from edgetl.config import ReportConfig
+
+if TYPE_CHECKING:
+    from edgetl.results import ReportResult
+
+
+@command(ReportConfig)
+def report(model: ModelFolder, config: ReportConfig) -> Outcome:
+    """Draw everything known about a model into one HTML file."""
+    from edgetl.card import Model
+    from edgetl.steps.report import report as step
+
+    return Outcome(step(Model.open(model), config), _show)
+
+
+def _show(result: "ReportResult") -> None:
+    images = (
+        f"{result.thumbnails} images of disagreements"
+        if result.data_found
+        else "no images: the data folder is away"
+    )
+    lines(result.headline, f"{result.output}: {size(result.size_bytes)}, {images}")

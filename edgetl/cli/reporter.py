@@ -1,0 +1,71 @@
+"""How progress is drawn: bars with time left in a terminal, plain lines in a pipe; always on standard error."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from edgetl.progress import Advance, Reporter
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def reporter_for(stream: TextIO) -> Reporter:
+    """Bars for a terminal, lines for anything else."""
+    return TerminalReporter() if stream.isatty() else PlainReporter(stream)
+
+
+class TerminalReporter:
+    """Rich progress bars that leave one line behind."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+
+    @contextmanager
+    def task(self, name: str, total: int | None) -> Iterator[Advance]:
+        """See `Reporter`."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("left"), TimeLeft(),
+        )  # fmt: skip
+        with Progress(*columns, console=self._console) as progress:
+            bar = progress.add_task(name, total=total)
+            yield lambda units: progress.advance(bar, units)
+
+    def say(self, text: str) -> None:
+        """See `Reporter`."""
+        self._console.print(text, markup=False)
+
+
+class PlainReporter:
+    """A line when work begins or ends, and one now and then with the time left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @contextmanager
+    def task(self, name: str, total: int | None) -> Iterator[Advance]:
+        """See `Reporter`."""
+        started = last = time.monotonic()
+        done = 0
+
+        def advance(units: int) -> None:
+            nonlocal done, last
+            done += units
+            now = time.monotonic()
+            if now - last >= SECONDS_BETWEEN_LINES and total and done:
+                last = now
+                left = (now - started) / done * (total - done)
+                self.say(f"{name}: {done} of {total}, about {left:.0f} s left")
+
+        yield advance
+        self.say(f"{name}: {done} in {time.monotonic() - started:.1f} s")
+
+    def say(self, text: str) -> None:
+        """See `Reporter`."""
+        print(text, file=self._stream, flush=True)

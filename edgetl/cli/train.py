@@ -1,0 +1,36 @@
+"""`edgetl train`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgetl.cli.command import Outcome, command
+from edgetl.cli.show import lines, share
+from edgetl.config import TrainConfig
+
+if TYPE_CHECKING:
+    from edgetl.card import ModelCard
+
+
+@command(TrainConfig)
+def train(
+    data: Annotated[Path, typer.Argument(help="One folder per class, or train/, val/, test/ of them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model folder to make.", show_default=False)],
+    config: TrainConfig,
+) -> Outcome:
+    """Fine-tune VGG16 on a folder of labelled images."""
+    from edgetl.steps.train import train as step
+
+    return Outcome(step(data, output, config).card, lambda card: _show(card, output))
+
+
+def _show(card: "ModelCard", output: Path) -> None:
+    scores = card.scores["keras"]
+    lines(
+        f"{output}: {len(card.labels)} classes, {share(scores.accuracy)} of {scores.images} certification images right "
+        f"(95 % interval {share(scores.accuracy_low)} to {share(scores.accuracy_high)})",
+        f"kept: {card.training.chosen_stage} epoch {card.training.chosen_epoch}, "
+        f"temperature {card.training.temperature:.2f}, {card.training.minutes:.1f} minutes of training",
+        f"next: edgetl export {output}",
+    )

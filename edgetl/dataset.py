@@ -1,0 +1,244 @@
+"""A folder of labelled images becomes four roles that are kept apart, with fingerprints.
+
+train          fits the weights
+tuning         chooses: epochs, temperature, everything that is selected
+calibration    sets quantization ranges
+certification  proves parity; only `eval` and `verify` read it
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl import images
+from edgetl.config import DataConfig
+from edgetl.duplicates import Copies, Pair, find_copies
+from edgetl.errors import DataError
+from edgetl.files import fingerprint
+from edgetl.images import ImageFacts
+from edgetl.listing import Entry, Listing, check_classes, is_text, list_images, printable
+from edgetl.progress import task
+from edgetl.results import Skipped
+from edgetl.roles import KeptOut, Role, assign_roles, check_shares, keep_out
+
+__all__ = [
+    "Dataset",
+    "Division",
+    "Entry",
+    "FilesRead",
+    "Images",
+    "Listing",
+    "Role",
+    "assign_roles",
+    "divide",
+    "list_images",
+    "load",
+    "read_files",
+    "read_images",
+    "role_fingerprint",
+]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The readable images of one role, in a fixed order."""
+
+    paths: tuple[str, ...]  # relative to the data folder
+    pixels: NDArray[np.uint8]  # [N, H, W, 3] RGB
+    labels: NDArray[np.int64]  # [N]
+    digests: tuple[str, ...]  # SHA-256 of the files
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class FilesRead:
+    """What reading labelled files once gives; all but `skipped` is about the readable ones."""
+
+    images: Images
+    kept: tuple[int, ...]  # positions in the entries given
+    thumbnails: NDArray[np.float32]  # [N, 768] of 16 x 16 RGB, 0..255, whatever the size of `images.pixels`
+    facts: tuple[ImageFacts, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class Division:
+    """Who has which role, and which certification images do not count. Numbers are positions."""
+
+    roles: NDArray[np.str_]  # [N]
+    copies: Copies
+    kept_out: KeptOut
+
+    def of(self, role: Role) -> list[int]:
+        """The positions of a role, without certification images that do not count."""
+        outside = self.kept_out.all()
+        return [int(i) for i in np.flatnonzero(self.roles == role.value) if int(i) not in outside]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data folder, read once and divided."""
+
+    folder: Path
+    layout: str
+    labels: tuple[str, ...]
+    roles: dict[Role, Images]
+    skipped: tuple[Skipped, ...]
+    leaking: tuple[str, ...]  # all that is kept out of certification: see `KeptOut`
+    exact_pairs: tuple[tuple[str, str], ...]
+    near_pairs: tuple[tuple[str, str], ...]
+
+
+def load(folder: Path, height: int, width: int, config: DataConfig, threads: int = 2) -> Dataset:
+    """Read a data folder once and divide it into roles.
+
+    Images that copy, or nearly copy, an image of another role or an earlier certification image are kept out
+    of certification, where they would make the proof too easy. Roles do not depend on height and width.
+    Raises `DataError` when a class is too small to be divided, `UsageError` for contradictory shares.
+    """
+    listing = list_images(folder, config.class_map)
+    check_classes(listing)
+    read = read_files(listing.entries, folder, height, width, threads)
+    division = divide(listing, read, config)
+    paths = read.images.paths
+    return Dataset(
+        folder=folder,
+        layout=listing.layout,
+        labels=listing.labels,
+        roles=_split(read.images, division),
+        skipped=read.skipped,
+        leaking=tuple(paths[i] for i in sorted(division.kept_out.all())),
+        exact_pairs=_named(division.copies.exact, paths),
+        near_pairs=_named(division.copies.near, paths),
+    )
+
+
+def read_images(
+    entries: Sequence[Entry], folder: Path, height: int, width: int, threads: int = 2
+) -> tuple[Images, list[int], list[Skipped]]:
+    """Decode every entry. Returns the readable ones, their positions in `entries`, and the refused ones."""
+    read = read_files(entries, folder, height, width, threads)
+    return read.images, list(read.kept), list(read.skipped)
+
+
+def read_files(
+    entries: Sequence[Entry], folder: Path, height: int, width: int, threads: int = 2
+) -> FilesRead:
+    """Read and decode every entry once. Raises `DataError` when the pixels do not fit into memory."""
+    pixels = _room_for(len(entries), height, width)
+    thumbnails = np.empty((len(entries), images.THUMBNAIL_SIDE**2 * 3), np.float32)
+    kept: list[int] = []
+    facts: list[ImageFacts] = []
+    digests: list[str] = []
+    skipped: list[Skipped] = []
+    examined = images.examine_many([entry.path for entry in entries], height, width, threads=threads)
+    with task("reading images", len(entries)) as advance:
+        for position, image in enumerate(examined):
+            advance(1)
+            name = str(entries[position].path.relative_to(folder))
+            if isinstance(image, images.Refused):
+                skipped.append(Skipped(printable(name), image.reason.value, image.detail))
+            elif not is_text(name):
+                skipped.append(Skipped(printable(name), "name", "Its name is not UTF-8; rename it."))
+            else:
+                pixels[len(kept)], thumbnails[len(kept)] = image.pixels, image.thumbnail.reshape(-1)
+                kept.append(position)
+                facts.append(image.facts)
+                digests.append(image.digest)
+    readable = Images(
+        paths=tuple(str(entries[i].path.relative_to(folder)) for i in kept),
+        pixels=pixels[: len(kept)],
+        labels=np.array([entries[i].label for i in kept], np.int64),
+        digests=tuple(digests),
+    )
+    return FilesRead(readable, tuple(kept), thumbnails[: len(kept)], tuple(facts), tuple(skipped))
+
+
+def divide(listing: Listing, read: FilesRead, config: DataConfig) -> Division:
+    """Give every readable image a role. Raises `DataError` where a class has too few, `UsageError`."""
+    splits = [listing.entries[i].split for i in read.kept]
+    check_shares(splits, config)
+    labels = read.images.labels
+    copies = find_copies(read.images.digests, read.thumbnails, labels)
+    roles = assign_roles(labels, splits, config, copies.groups)
+    _check_roles(roles, listing, read)
+    division = Division(roles, copies, keep_out(roles, labels, copies))
+    if not division.of(Role.CERTIFICATION):
+        raise DataError(
+            "No certification image is left: all are copies of training images.",
+            "Let test/ have images of its own (edgetl data lists the copies when some are left).",
+        )
+    return division
+
+
+def _check_roles(roles: NDArray[np.str_], listing: Listing, read: FilesRead) -> None:
+    for role in Role:
+        present = set(read.images.labels[roles == role.value].tolist())
+        missing = [name for i, name in enumerate(listing.labels) if i not in present]
+        if missing:
+            unreadable = [f"{file.path} ({file.reason})" for file in read.skipped[:5]]
+            shown = (
+                f" Unreadable files: {len(read.skipped)}, such as {', '.join(unreadable)}."
+                if unreadable
+                else ""
+            )
+            raise DataError(
+                f"No readable image for {role.value} is left in: {', '.join(missing)}.{shown}",
+                "Add readable images of these classes, or move their folders away.",
+            )
+
+
+def _split(everything: Images, division: Division) -> dict[Role, Images]:
+    """Each role's images. Rows of `everything.pixels` change places: a copy would double the memory."""
+    positions = {role: division.of(role) for role in Role}
+    first = [position for role in Role for position in positions[role]]
+    _reorder(everything.pixels, [*first, *sorted(set(range(len(everything))) - set(first))])
+    divided, start = {}, 0
+    for role, chosen in positions.items():
+        divided[role] = Images(
+            paths=tuple(everything.paths[i] for i in chosen),
+            pixels=everything.pixels[start : start + len(chosen)],
+            labels=everything.labels[chosen],
+            digests=tuple(everything.digests[i] for i in chosen),
+        )
+        start += len(chosen)
+    return divided
+
+
+def _reorder(rows: NDArray[np.uint8], order: Sequence[int]) -> None:
+    """Let `rows[k]` become what `rows[order[k]]` was, in place, cycle by cycle."""
+    done = [False] * len(order)
+    for start in range(len(order)):
+        if done[start]:
+            continue
+        held, position = rows[start].copy(), start
+        while not done[position]:
+            done[position] = True
+            source = order[position]
+            rows[position] = held if source == start else rows[source]
+            position = source
+
+
+def _room_for(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    try:
+        return np.empty((count, height, width, 3), np.uint8)
+    except MemoryError as error:
+        size_gib = count * height * width * 3 / 2**30
+        raise DataError(
+            f"{count} images of {height} x {width} pixels take {size_gib:.1f} GiB of memory.",
+            "Use a smaller --image-size or fewer images.",
+        ) from error
+
+
+def _named(pairs: Sequence[Pair], paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((paths[i], paths[j]) for i, j in pairs)
+
+
+def role_fingerprint(digests: Sequence[str]) -> str:
+    """The identity of a set of image files, whatever their names and order."""
+    return fingerprint(sorted(digests))

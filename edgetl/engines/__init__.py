@@ -1,0 +1,46 @@
+"""Engines: files become classifiers. `open_classifier` is the one place that looks at the format."""
+
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.card import Artifact, Model
+from edgetl.classifier import Classifier
+from edgetl.config import Format, Precision
+from edgetl.errors import MissingExtra
+from edgetl.progress import task
+
+
+def open_classifier(model: Model, artifact: Artifact, threads: int = 0) -> Classifier:
+    """Load one artifact from the bytes whose hash was checked. `threads` 0: all CPUs.
+
+    Raises `ModelFolderError` when the file is missing, changed or refused by its engine, `MissingExtra` when the
+    engine is not installed.
+    """
+    content = model.read(artifact)
+    match artifact.format:
+        case Format.ONNX:
+            from edgetl.engines.onnx import OnnxClassifier
+
+            return OnnxClassifier(content, threads, artifact.precision is Precision.W8A32)
+        case Format.TFLITE:
+            try:
+                from edgetl.engines.tflite import TFLiteClassifier
+            except ModuleNotFoundError as error:
+                raise MissingExtra("Running a TFLite file", "tflite") from error
+            return TFLiteClassifier(content, threads)
+        case never:
+            assert_never(never)
+
+
+def run_batches(
+    classifier: Classifier, pixels: NDArray[np.uint8], batch: int, name: str
+) -> NDArray[np.float32]:
+    """Probabilities [N, classes] of uint8 RGB images [N, H, W, 3], `batch` at a time, with progress."""
+    parts = []
+    with task(name, len(pixels)) as advance:
+        for start in range(0, len(pixels), batch):
+            parts.append(classifier(pixels[start : start + batch]))
+            advance(len(parts[-1]))
+    return np.concatenate(parts)

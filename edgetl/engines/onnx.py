@@ -1,0 +1,39 @@
+"""ONNX files through ONNX Runtime on the CPU."""
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgetl.errors import ModelFolderError
+
+ERRORS_ONLY = 3  # of onnxruntime's log levels
+
+
+def session_of(content: bytes, threads: int = 0, float_weights: bool = False) -> onnxruntime.InferenceSession:
+    """A session made from bytes, never from a path: no external data can be pulled in.
+
+    `float_weights` turns int8 weights into float32 once, at load, for files that compute in float anyway; left
+    alone, ONNX Runtime would do it again for every batch.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = ERRORS_ONLY
+    if float_weights:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a family of its own without a common base
+        raise ModelFolderError(f"ONNX Runtime refuses the model: {error}", "Export the model again.") from error
+
+
+class OnnxClassifier:
+    """An ONNX file that takes uint8 RGB [N, H, W, 3] and gives float32 probabilities [N, classes]."""
+
+    def __init__(self, content: bytes, threads: int = 0, float_weights: bool = False) -> None:
+        self._session = session_of(content, threads, float_weights)
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Classifier`."""
+        (probabilities,) = self._session.run(None, {self._input: pixels})
+        return np.asarray(probabilities, np.float32)

@@ -1,0 +1,125 @@
+"""Files that nobody ever reads half: atomic writes, fingerprints, and disk errors in plain words."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from edgetl.errors import StorageError
+
+TEMPORARY_PREFIX = ".edgetl-tmp-"
+
+_STORAGE_REASONS = {
+    errno.ENOSPC: ("the disk is full", "Free some space (or choose another disk) and run the command again."),
+    errno.EDQUOT: ("your disk quota is used up", "Free some space and run the command again."),
+    errno.EROFS: ("the disk is read-only", "Choose a folder that can be written."),
+    errno.EACCES: ("permission was denied", "Choose a folder that you may write, or change its permissions."),
+    errno.EPERM: ("permission was denied", "Choose a folder that you may write, or change its permissions."),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "Choose another path."),
+    errno.EEXIST: ("a part of the path is a file, not a folder", "Choose another path."),
+    errno.EISDIR: ("the path is a folder", "Name a file."),
+    errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter name."),
+}
+
+
+def refuse_storage(error: OSError, path: Path) -> NoReturn:
+    """Raise the `StorageError` that tells a person what the disk refused; `path` is what was being written."""
+    if error.errno not in _STORAGE_REASONS:
+        raise error
+    reason, fix = _STORAGE_REASONS[error.errno]
+    raise StorageError(f"Could not write {path}: {reason}.", fix) from error
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn the disk's refusals inside this block into a `StorageError` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        refuse_storage(error, path)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its parents. Raises `StorageError`."""
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what the block writes there replaces `path` if the block succeeds.
+
+    The content is on the disk (fsync) before the name changes, so a reader, a kill or a power cut sees the
+    old file or the new one. Raises `StorageError` when the disk refuses; the temporary file is removed.
+    """
+    make_folder(path.parent)
+    temporary: Path | None = None
+    try:
+        with storing(path):
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX, suffix=path.suffix)
+            temporary = Path(name)
+            os.close(handle)
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600; the device's service user must read models
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write `content` (text as UTF-8) so that `path` is either the old file or the whole new one."""
+    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed command left in `folder`."""
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with suppress(OSError):
+            leftover.unlink()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(parts: Iterable[str]) -> str:
+    """One SHA-256 over a list of texts, each ended by a zero byte so that no two lists look alike."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` (created if missing) against other edgetl processes."""
+    with storing(path), path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

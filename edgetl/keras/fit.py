@@ -1,0 +1,307 @@
+"""Training in stages: a head on the frozen trunk, then the top of the trunk with it.
+
+Everything is drawn from seeds that depend on stage and epoch only, so a run that was killed and resumed ends
+where an undisturbed one does.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from edgetl.card import EpochRecord
+from edgetl.config import Block, ClassWeights, Head, Optimizer
+from edgetl.errors import EdgetlError
+from edgetl.keras import tf, tf_keras
+from edgetl.keras.activations import CachedViews, Inputs, VariedPixels, in_batches, pooled_features, store_views
+from edgetl.keras.checkpoint import Checkpoint, Clock
+from edgetl.keras.network import Layers, above, below, between, fold_feature_scale, fold_temperature
+from edgetl.keras.schedule import FINETUNE_STAGE, Schedule, Stage
+from edgetl.progress import say, task
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What the weights are fitted and chosen on. Pixels uint8 RGB [N, H, W, 3], labels int64 [N]."""
+
+    train_pixels: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    tuning_pixels: NDArray[np.uint8]
+    tuning_labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How training went; the weights are in the layers."""
+
+    history: tuple[EpochRecord, ...]
+    chosen_stage: str
+    chosen_epoch: int
+    temperature: float
+    minutes: float
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """One stage's view of the images."""
+
+    train: Inputs
+    tuning: Array  # [N, ...]
+
+
+@dataclass(frozen=True)
+class FeatureScale:
+    """Per-channel standardisation in front of the head, folded away at the end."""
+
+    factor: Array  # [C]
+    offset: Array
+
+
+def fit(
+    layers: Layers,
+    images: TrainingImages,
+    schedule: Schedule,
+    folder: Path,
+    checkpoint: Checkpoint,
+    on_epoch: Callable[[EpochRecord], None],
+) -> Fitted:
+    """Train `layers` in place. `folder` holds the activations while it runs; `checkpoint` what a resume needs."""
+    tf_keras.utils.set_random_seed(schedule.seed)
+    tf.config.experimental.enable_op_determinism()
+    clock = Clock(schedule.minutes, checkpoint.state.seconds)
+    inputs, scale = _prepare(layers, images, schedule, folder)
+    scaling = tf_keras.layers.Rescaling(scale.factor, offset=scale.offset, name="feature_scale")
+    lowest = schedule.stages[-1].boundary if len(schedule.stages) > 1 else schedule.stages[0].boundary
+    tracked = above(layers, lowest, scaling).trainable_variables
+    checkpoint.restore(tracked)
+    optimizer = None
+    for number, stage in enumerate(schedule.stages):
+        model = above(layers, stage.boundary, scaling)
+        optimizer = optimizer if stage.continues_optimizer and optimizer else _optimizer(stage, schedule, images)
+        optimizer.build(model.trainable_variables)
+        if number < checkpoint.state.stage:
+            continue
+        run = StageRun(number, stage, model, optimizer, inputs[number], images, schedule)
+        _run_stage(run, tracked, checkpoint, clock, on_epoch)
+    checkpoint.use_best(tracked)
+    last = above(layers, lowest, scaling)
+    temperature = fit_temperature(in_batches(last.predict_on_batch, inputs[-1].tuning), images.tuning_labels)
+    fold_feature_scale(layers, scale.factor, scale.offset)
+    fold_temperature(layers, temperature)
+    state = checkpoint.state
+    return Fitted(state.history, state.best_stage, state.best_epoch, temperature, clock.seconds / 60)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """Everything one stage needs."""
+
+    number: int
+    stage: Stage
+    model: Any
+    optimizer: Any
+    inputs: StageInputs
+    images: TrainingImages
+    schedule: Schedule
+
+
+def _run_stage(
+    run: StageRun,
+    tracked: list[Any],
+    checkpoint: Checkpoint,
+    clock: Clock,
+    on_epoch: Callable[[EpochRecord], None],
+) -> None:
+    """Epochs until the stage ends, tuning stops getting better, or time is up; continues where a kill stopped it."""
+    checkpoint.enter_stage(run.number, tracked, run.optimizer, again=run.number > 0 and not run.stage.continues_optimizer)
+    step = _make_step(run.model, run.optimizer)
+    weights = _image_weights(run.images.train_labels, run.schedule.class_weights)
+    steps = run.stage.steps_per_epoch or -(-len(run.images.train_labels) // run.schedule.batch)
+    title = "fine-tuning the trunk" if run.stage.name == FINETUNE_STAGE else "training the head"
+    with task(title, run.stage.epochs * steps) as advance:
+        advance(checkpoint.state.epoch * steps)
+        while checkpoint.state.epoch < run.stage.epochs and not clock.is_over():
+            if run.stage.patience is not None and (
+                checkpoint.epochs_without_gain(run.stage.name) >= run.stage.patience
+            ):
+                say(f"{title}: no better tuning loss for {run.stage.patience} epochs, stopped")
+                break
+            started = time.monotonic()
+            epoch = checkpoint.state.epoch
+            loss, accuracy = _run_epoch(run, step, weights, epoch, steps, clock, advance)
+            tuning_loss, tuning_accuracy = _score(run.model, run.inputs.tuning, run.images.tuning_labels)
+            seconds = time.monotonic() - started
+            record = EpochRecord(
+                run.stage.name, epoch + 1, loss, accuracy, tuning_loss, tuning_accuracy, round(seconds, 3)
+            )
+            if not np.isfinite(tuning_loss):
+                _refuse_divergence(run.stage)
+            on_epoch(record)
+            checkpoint.finish_epoch(record, tracked, run.optimizer, clock.seconds)
+
+
+def _run_epoch(
+    run: StageRun,
+    step: Callable[..., tuple[Any, Any]],
+    weights: Array,
+    epoch: int,
+    steps: int,
+    clock: Clock,
+    advance: Callable[[int], None],
+) -> tuple[float, float]:
+    """One epoch; mean loss and accuracy over its images."""
+    labels, batch = run.images.train_labels, run.schedule.batch
+    wanted = None if run.stage.steps_per_epoch is None else steps * batch
+    order = epoch_order(len(labels), wanted, (run.schedule.seed, run.number, epoch))
+    losses, correct, seen = 0.0, 0.0, 0
+    for start in range(0, len(order), batch):
+        positions = order[start : start + batch]
+        loss, right = step(run.inputs.train.batch(positions, epoch), labels[positions], weights[positions])
+        losses, correct, seen = losses + float(loss) * len(positions), correct + float(right), seen + len(positions)
+        advance(1)
+        if clock.is_over():
+            break
+    return losses / seen, correct / seen
+
+
+def _refuse_divergence(stage: Stage) -> NoReturn:
+    option = "--rate-finetune" if stage.name == FINETUNE_STAGE else "--rate-head"
+    raise EdgetlError(
+        f"Training diverged: the loss is not a number (stage {stage.name}, rate {stage.rate:g}).",
+        f"Use a smaller {option}.",
+    )
+
+
+def epoch_order(count: int, wanted: int | None, seed: tuple[int, ...]) -> NDArray[np.int64]:
+    """The images of one epoch: every image once, or `wanted` of them, going round and round."""
+    random = np.random.default_rng(seed)
+    rounds = 1 if wanted is None else -(-wanted // count)
+    return np.concatenate([random.permutation(count) for _ in range(rounds)])[:wanted]
+
+
+def _make_step(model: Any, optimizer: Any) -> Callable[..., tuple[Any, Any]]:
+    variables = model.trainable_variables
+
+    @tf.function(reduce_retracing=True)
+    def step(inputs: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            logits = model(inputs, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_mean(losses * weights)
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        right = tf.equal(tf.argmax(logits, axis=1), labels)
+        return loss, tf.reduce_sum(tf.cast(right, tf.float32))
+
+    compiled: Callable[..., tuple[Any, Any]] = step
+    return compiled
+
+
+def _score(model: Any, inputs: Array, labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Cross-entropy in nats and accuracy."""
+    logits = in_batches(model.predict_on_batch, inputs).astype(np.float64)
+    loss = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
+    return float(loss), float((logits.argmax(axis=1) == labels).mean())
+
+
+def fit_temperature(logits: Array, labels: NDArray[np.int64]) -> float:
+    """The T > 0 that minimises the loss of softmax(logits / T). Guo et al., ICML 2017."""
+
+    def loss(log_temperature: float) -> float:
+        scaled = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
+        return float(-scaled[np.arange(len(labels)), labels].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def _optimizer(stage: Stage, schedule: Schedule, images: TrainingImages) -> Any:
+    steps = stage.epochs * (stage.steps_per_epoch or -(-len(images.train_labels) // schedule.batch))
+    schedules = tf_keras.optimizers.schedules
+    if schedule.cosine:
+        rate = schedules.CosineDecay(stage.rate, decay_steps=steps)
+    else:
+        rate = schedules.InverseTimeDecay(stage.rate, decay_steps=1, decay_rate=1e-6)  # Keras's old `decay=1e-6`
+    decay = schedule.weight_decay or None
+    if schedule.optimizer is Optimizer.ADAM:
+        made = tf_keras.optimizers.Adam(rate, weight_decay=decay, global_clipnorm=schedule.largest_gradient)
+    else:
+        made = tf_keras.optimizers.SGD(
+            rate, momentum=0.9, nesterov=True, weight_decay=decay, global_clipnorm=schedule.largest_gradient
+        )
+    if decay is not None:
+        made.exclude_from_weight_decay(var_names=["bias"])
+    return made
+
+
+def _image_weights(labels: NDArray[np.int64], kind: ClassWeights) -> NDArray[np.float32]:
+    """One loss weight per image; mean 1. Balanced: each class weighs the same."""
+    if kind is ClassWeights.NONE:
+        return np.ones(len(labels), np.float32)
+    counts = np.bincount(labels)
+    return (len(labels) / (np.count_nonzero(counts) * counts[labels])).astype(np.float32)
+
+
+def _prepare(
+    layers: Layers, images: TrainingImages, schedule: Schedule, folder: Path
+) -> tuple[list[StageInputs], FeatureScale]:
+    """The inputs of each stage, computing what is frozen only once, and the scale of the features."""
+    boundaries = [stage.boundary for stage in schedule.stages]
+    if boundaries[0] is None:
+        channels = layers.convolutions[-1].filters
+        varied = VariedPixels(images.train_pixels, schedule.augment, schedule.seed)
+        unscaled = FeatureScale(np.ones(channels, np.float32), np.zeros(channels, np.float32))
+        return [StageInputs(varied, images.tuning_pixels)] * len(boundaries), unscaled
+    lowest = boundaries[-1] or boundaries[0]
+    train = _stored(layers, lowest, images.train_pixels, schedule.views, schedule, folder / "train.npy")
+    tuning = _stored(layers, lowest, images.tuning_pixels, 1, schedule, folder / "tuning.npy")
+    head = _head_inputs(layers, lowest, train, tuning, folder)
+    inputs = [head]
+    if len(boundaries) > 1:
+        if boundaries[1] is None:
+            varied = VariedPixels(images.train_pixels, schedule.augment, schedule.seed)
+            inputs.append(StageInputs(varied, images.tuning_pixels))
+        else:
+            inputs.append(StageInputs(CachedViews(train), tuning[0]))
+    features = np.asarray(head.train.batch(np.arange(len(images.train_labels)), 0))
+    return inputs, _standardisation(features)
+
+
+def _stored(
+    layers: Layers, boundary: Block, pixels: NDArray[np.uint8], views: int, schedule: Schedule, file: Path
+) -> NDArray[np.float16]:
+    name = f"running {len(pixels)} images x {views} views through the frozen trunk"
+    return store_views(below(layers, boundary), pixels, views, schedule.augment, schedule.seed, file, name)
+
+
+def _head_inputs(
+    layers: Layers, lowest: Block, train: NDArray[np.float16], tuning: NDArray[np.float16], folder: Path
+) -> StageInputs:
+    """What the head sees: averaged features [views, N, 1, 1, C] with pooling, whole maps for the flatten head."""
+    rest = between(layers, lowest)
+    if layers.network.head is Head.GAP:
+        pooled = [pooled_features(rest, views)[:, :, None, None, :] for views in (train, tuning)]
+        return StageInputs(CachedViews(pooled[0]), pooled[1][0])
+    if lowest == layers.network.cut:
+        return StageInputs(CachedViews(train), tuning[0])
+    maps = np.lib.format.open_memmap(
+        folder / "maps.npy", mode="w+", dtype=np.float16, shape=(*train.shape[:2], *rest.output_shape[1:])
+    )
+    for number, view in enumerate(train):
+        maps[number] = in_batches(rest.predict_on_batch, view)
+    return StageInputs(CachedViews(maps), in_batches(rest.predict_on_batch, tuning[0]))
+
+
+def _standardisation(features: Array) -> FeatureScale:
+    """Zero mean and unit deviation per channel of [N, h, w, C]; channels that hardly move are left small."""
+    flat = features.reshape(-1, features.shape[-1])
+    mean, deviation = flat.mean(axis=0), flat.std(axis=0)
+    deviation = np.maximum(deviation, 0.05 * deviation.mean() + 1e-6)
+    return FeatureScale((1 / deviation).astype(np.float32), (-mean / deviation).astype(np.float32))
+

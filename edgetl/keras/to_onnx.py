@@ -1,0 +1,36 @@
+"""The full-precision network as an ONNX model."""
+
+import logging
+from typing import Any
+
+import onnx
+import tf2onnx
+
+from edgetl.keras import tf
+from edgetl.keras.network import Layers, whole
+
+OPSET = 17  # the newest that OpenVINO, ONNX Runtime 1.12 and later, and ort-web all read
+
+
+def to_onnx(layers: Layers) -> onnx.ModelProto:
+    """uint8 RGB [N, H, W, 3] "image" -> float32 [N, classes] "probabilities", float32 weights, opset 17."""
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    model = whole(layers)
+    size = (None, layers.spec.height, layers.spec.width, 3)
+    converted, _ = tf2onnx.convert.from_keras(
+        model, input_signature=[tf.TensorSpec(size, tf.uint8, name="image")], opset=OPSET
+    )
+    for value in (*converted.graph.input, *converted.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    _name_output(converted, "probabilities")
+    onnx.checker.check_model(converted, full_check=True)
+    proto: onnx.ModelProto = converted
+    return proto
+
+
+def _name_output(model: Any, name: str) -> None:
+    """Keras names the output after the layer; hold it to that whatever the converter did."""
+    (output,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = [name if value == output.name else value for value in node.output]
+    output.name = name

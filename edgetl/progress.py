@@ -1,0 +1,45 @@
+"""How long work shows itself without knowing who watches: steps report, the command line draws."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+Advance = Callable[[int], None]
+
+
+class Reporter(Protocol):
+    """Somebody who watches."""
+
+    def task(self, name: str, total: int | None) -> AbstractContextManager[Advance]:
+        """A piece of work of `total` units (None: unknown); call the given function with units done."""
+        ...
+
+    def say(self, text: str) -> None:
+        """One line about what was decided or found."""
+        ...
+
+
+class Silent:
+    """Nobody watches: what library callers get."""
+
+    @contextmanager
+    def task(self, name: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002 - the protocol's names
+        """Count nothing."""
+        yield lambda _units: None
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
+REPORTER: ContextVar[Reporter] = ContextVar("edgetl_reporter", default=Silent())  # noqa: B039 - holds no state
+
+
+def task(name: str, total: int | None = None) -> AbstractContextManager[Advance]:
+    """Announce a piece of work to whoever watches."""
+    return REPORTER.get().task(name, total)
+
+
+def say(text: str) -> None:
+    """Tell whoever watches one thing."""
+    REPORTER.get().say(text)

@@ -1,0 +1,127 @@
+"""`reference.npz`: the full-precision probabilities of the certification images, and a few of the images.
+
+Every later check compares with these, so parity needs no TensorFlow; the stored images let a device that has no
+data folder check itself.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.card import Model
+from edgetl.dataset import Entry, Images, read_images
+from edgetl.errors import DataError, ModelFolderError
+from edgetl.files import sha256_of, write_atomically
+from edgetl.records import from_json, to_json
+
+CALIBRATION_FILE = "calibration.json"
+STORED_IMAGES = 32  # a self-test, not a proof: enough to see a wrong channel order, label order or mean
+
+
+@dataclass(frozen=True)
+class FileList:
+    """Image files of one role, so that a later command uses these and no others."""
+
+    paths: tuple[str, ...]  # relative to the data folder
+    digests: tuple[str, ...]  # SHA-256
+
+
+@dataclass(frozen=True)
+class ReferenceData:
+    """What `reference.npz` holds."""
+
+    paths: tuple[str, ...]
+    digests: tuple[str, ...]
+    labels: NDArray[np.int64]  # [N]
+    probabilities: NDArray[np.float32]  # [N, classes] of the full-precision network
+    stored: NDArray[np.int64]  # positions of the images whose pixels are kept
+    pixels: NDArray[np.uint8]  # [stored, H, W, 3]
+
+
+def write_reference(path: Path, images: Images, probabilities: NDArray[np.float32], seed: int) -> int:
+    """Write the reference atomically; returns how many images are stored as pixels."""
+    count = min(STORED_IMAGES, len(images))
+    stored = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        paths=np.array(images.paths),
+        digests=np.array(images.digests),
+        labels=images.labels,
+        probabilities=probabilities.astype(np.float32),
+        stored=stored,
+        pixels=images.pixels[stored],
+    )
+    write_atomically(path, buffer.getvalue())
+    return count
+
+
+def read_reference(model: Model) -> ReferenceData:
+    """The reference of a model folder. Raises `ModelFolderError` when it is missing or was changed."""
+    path = model.folder / model.card.reference.file
+    if not path.is_file():
+        raise ModelFolderError(f"{path} is missing.", "Restore it from a copy, or train again.")
+    if sha256_of(path) != model.card.reference.sha256:
+        raise ModelFolderError(
+            f"{path} is not the file that training wrote (its SHA-256 differs).", "Restore it, or train again."
+        )
+    with np.load(path, allow_pickle=False) as file:
+        return ReferenceData(
+            paths=tuple(file["paths"].tolist()),
+            digests=tuple(file["digests"].tolist()),
+            labels=file["labels"],
+            probabilities=file["probabilities"],
+            stored=file["stored"],
+            pixels=file["pixels"],
+        )
+
+
+def write_file_list(path: Path, images: Images) -> None:
+    """Write the names and digests of a role's images atomically."""
+    write_atomically(path, to_json(FileList(images.paths, images.digests)))
+
+
+def read_calibration_pixels(model: Model, folder: Path, most: int) -> NDArray[np.uint8]:
+    """Up to `most` calibration images as the network takes them, uint8 RGB [N, H, W, 3].
+
+    Raises `ModelFolderError` when the list is missing, `DataError` when images are missing or were changed.
+    """
+    path = model.folder / CALIBRATION_FILE
+    if not path.is_file():
+        raise ModelFolderError(f"{path} is missing.", "Restore it from a copy, or train again.")
+    listed = from_json(FileList, path.read_bytes())
+    order = np.random.default_rng(model.card.data.seed).permutation(len(listed.paths))[:most]
+    files = [Entry(folder / listed.paths[i], 0, "") for i in sorted(order)]
+    missing = [entry.path for entry in files if not entry.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(files)} calibration images are not in {folder} (first: {missing[0].name}).",
+            "Say where the data folder is now with --data DIR.",
+        )
+    found, _, skipped = read_images(files, folder, model.card.input.height, model.card.input.width)
+    if skipped or list(found.digests) != [listed.digests[i] for i in sorted(order)]:
+        raise DataError("Calibration images were changed since training.", "Restore them, or train again.")
+    return found.pixels
+
+
+def certification_images(model: Model, folder: Path) -> Images:
+    """The certification images of a model, read from `folder`. Raises `DataError` unless all are there, unchanged."""
+    reference = read_reference(model)
+    files = [
+        Entry(folder / path, int(label), "") for path, label in zip(reference.paths, reference.labels, strict=True)
+    ]
+    missing = [entry.path for entry in files if not entry.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(files)} certification images are not in {folder} (first: {missing[0].name}).",
+            "Say where the data folder is now with --data DIR.",
+        )
+    found, _, _ = read_images(files, folder, model.card.input.height, model.card.input.width)
+    if found.digests != reference.digests:
+        raise DataError(
+            f"Certification images in {folder} were changed since training.", "Restore them, or train again."
+        )
+    return found

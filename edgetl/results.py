@@ -1,0 +1,120 @@
+"""What steps return: frozen records that the card, `--json`, the report and the tests all see."""
+
+from dataclasses import dataclass
+
+from edgetl.statistics import ClassScore, Verdict
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well one artifact classifies labelled images. Shares are 0..1; `loss` is in nats."""
+
+    artifact: str
+    source: str  # which images: "certification" or the folder given
+    images: int
+    loss: float
+    accuracy: float
+    accuracy_low: float  # 95 % Wilson interval
+    accuracy_high: float
+    top5_accuracy: float
+    balanced_accuracy: float
+    calibration_error: float  # expected calibration error, 15 equal-mass bins
+    per_class: tuple[ClassScore, ...]
+    confusion: tuple[tuple[int, ...], ...]  # rows: truth, columns: predicted
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An image on which an artifact and the full-precision network name different classes."""
+
+    path: str  # relative to the data folder
+    truth: str
+    reference: str
+    reference_probability: float
+    candidate: str
+    candidate_probability: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One artifact against the full-precision network on the same images. Drops are in points (0..100)."""
+
+    artifact: str
+    artifact_sha256: str
+    images: int
+    source: str  # "certification images", or "stored samples" where the data folder is not at hand
+    agreement: float  # share of images with the same top class, 0..1
+    harmful: int  # full precision right, artifact wrong
+    helpful: int  # full precision wrong, artifact right
+    drop_points: float
+    drop_upper_points: float  # one-sided 95 % upper bound (Tango 1998)
+    drop_lower_points: float
+    max_drop_points: float  # what was promised
+    max_difference: float  # largest |p - p_reference| over images and classes
+    mean_kl: float  # nats
+    sqnr_db: float  # of centred logits; NaN when identical
+    verdict: Verdict
+    more_images: int  # about how many further images would decide; 0 when decided
+    instruction_set: str  # of the CPU this was measured on
+    disagreements: tuple[Disagreement, ...]  # at most 24, the most confident first
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one artifact costs on this machine."""
+
+    artifact: str
+    size_bytes: int
+    load_ms: float
+    latency_p50_ms: float  # one image
+    latency_p95_ms: float
+    best_batch: int
+    images_per_second: float  # at `best_batch`
+    peak_memory_mib: float  # of a process that only loads and runs this artifact
+    speed_ratio: float  # images_per_second over the same format's fp32 file; NaN without one
+    threads: int
+    cpu: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An input that could not be used, and why."""
+
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """What `predict` did."""
+
+    artifact: str
+    images: int
+    refused: int
+    output: str  # the file written, "-" for standard output
+    seconds: float
+    images_per_second: float
+    per_label: dict[str, int]
+    skipped: tuple[Skipped, ...]  # the first 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of `doctor`."""
+
+    topic: str
+    status: str  # "ok", "note" or "problem"
+    found: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What `report` wrote."""
+
+    output: str
+    size_bytes: int
+    headline: str
+    thumbnails: int
+    data_found: bool  # whether the data folder was at hand for the thumbnails

@@ -1,0 +1,1 @@
+"""One module per command: the whole of its work, from settings to a record."""

@@ -1,0 +1,406 @@
+"""`edgetl report`: the page is whole, closed, escaped and the same every time; missing parts are said calmly."""
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from edgetl import images
+from edgetl.card import (
+    CARD_FILE,
+    DataSummary,
+    EpochRecord,
+    InputSpec,
+    Model,
+    ModelCard,
+    Network,
+    Reference,
+    RoleSummary,
+    TrainingSummary,
+    TrunkOrigin,
+)
+from edgetl.card import Artifact as ArtifactRecord
+from edgetl.cli import app
+from edgetl.config import Block, Format, Head, Precision, ReportConfig
+from edgetl.errors import StorageError
+from edgetl.records import to_json
+from edgetl.report import headline, measured
+from edgetl.report.charts import Axis, curves, round_step
+from edgetl.report.html import page
+from edgetl.results import Disagreement, Parity, Scores, Timing
+from edgetl.statistics import ClassScore, Verdict, class_scores, wilson_interval
+from edgetl.steps.report import report
+
+LABELS = ("rose", "tulip", '<script>alert("x")</script>', "daisy & dandelion", "sunflower")
+IMAGES = 400
+VOID = {"meta", "br", "img"}
+SIZES = {"fp32": 30_600_000, "fp16": 15_300_000, "int8": 7_750_000, "w8a32": 7_730_000, "w8a16": 7_800_000}
+
+
+def make_scores(name, labels=LABELS, right=325):
+    rng = np.random.default_rng(7)
+    classes = len(labels)
+    confusion = np.zeros((classes, classes), np.int64)
+    for index in range(IMAGES):
+        truth = index % classes
+        confusion[truth, truth if index < right else rng.integers(classes)] += 1
+    hits = int(confusion.trace())
+    interval = wilson_interval(hits, IMAGES)
+    return Scores(
+        artifact=name,
+        source="certification",
+        images=IMAGES,
+        loss=0.61,
+        accuracy=hits / IMAGES,
+        accuracy_low=interval.low,
+        accuracy_high=interval.high,
+        top5_accuracy=0.97,
+        balanced_accuracy=0.82,
+        calibration_error=0.031,
+        per_class=tuple(class_scores(confusion)),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )
+
+
+def make_parity(name, verdict, drop, upper, sqnr=31.4):
+    item = Disagreement(f"{LABELS[2]}/7.png", LABELS[2], LABELS[2], 0.61, "tulip", 0.55)
+    other = Disagreement("rose/1.png", "rose", "tulip", 0.44, "rose", 0.47)
+    return Parity(
+        artifact=name,
+        artifact_sha256=digest(name),
+        images=IMAGES,
+        source="certification images",
+        agreement=0.985,
+        harmful=4,
+        helpful=2,
+        drop_points=drop,
+        drop_upper_points=upper,
+        drop_lower_points=drop - 0.6,
+        max_drop_points=1.0,
+        max_difference=0.0 if math.isnan(sqnr) else 0.1234,
+        mean_kl=0.002,
+        sqnr_db=sqnr,
+        verdict=verdict,
+        more_images=240 if verdict is Verdict.UNDECIDED else 0,
+        instruction_set="AVX2",
+        disagreements=() if math.isnan(sqnr) else (item, other),
+    )
+
+
+def make_timing(name, latency):
+    return Timing(name, 1, 40.0, latency, latency * 1.3, 8, 1900 / latency, 142.0, math.nan, 4, "Some CPU")
+
+
+def digest(name):
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def make_artifacts():
+    made = []
+    for form in Format:
+        for precision in Precision:
+            if (form, precision) != (Format.ONNX, Precision.W8A16):
+                name = f"{form}-{precision}"
+                size = SIZES[precision] + 40_000 * (form is Format.TFLITE)
+                made.append(ArtifactRecord(name, f"model.{name}", form, precision, digest(name), size, {}))
+    return tuple(made)
+
+
+def make_history():
+    stages = [("head", n) for n in range(1, 17)] + [("finetune", n) for n in range(1, 5)]
+    return tuple(
+        EpochRecord(
+            stage, n, 2.3 / (i + 1), 1 - 0.7 / (i + 1), 0.5 + 1.2 / (i + 1), 0.83 - 0.5 / (i + 1), 1.0
+        )
+        for i, (stage, n) in enumerate(stages)
+    )
+
+
+def bare_card(folder, labels=LABELS):
+    """Trained, and nothing more."""
+    roles = {
+        name: RoleSummary(
+            sum(range(count, count + len(labels))), tuple(range(count, count + len(labels))), "ab" * 32
+        )
+        for name, count in (("train", 40), ("tuning", 9), ("calibration", 5), ("certification", 30))
+    }
+    return ModelCard(
+        schema_version=1,
+        edgetl_version="0.1.0",
+        created="2026-01-02T03:04:05+00:00",
+        name="flowers",
+        labels=labels,
+        input=InputSpec(96, 96, (123.68, 116.779, 103.939), 1.0, (255, 255, 255), 1),
+        network=Network(Block.BLOCK4, Head.GAP, 0, len(labels)),
+        weights=TrunkOrigin("imagenet", "VGG16 trunk", "MIT; CC-BY 4.0", "cd" * 32),
+        data=DataSummary(str(folder), "split folders", 0, roles, 1, 3),
+        training=TrainingSummary(
+            {"recipe": "default", "minutes": "None", "cosine": "True"},
+            make_history(),
+            "finetune",
+            1,
+            1.29,
+            0.4,
+            {"tensorflow": "2.21.0", "numpy": "2.4.6"},
+        ),
+        reference=Reference("reference.npz", "ef" * 32, IMAGES, 32),
+        keras_sha256="01" * 32,
+        artifacts=(),
+        scores={"keras": make_scores("keras", labels)},
+        parity={},
+        timing={},
+    )
+
+
+def full_card(folder, labels=LABELS):
+    """Nine artifacts: most proven, one failing, one undecided, one neither verified nor timed."""
+    artifacts = make_artifacts()
+    parity = {a.name: make_parity(a.name, Verdict.PASS, 0.1, 0.7) for a in artifacts[:-1]}
+    parity["onnx-fp32"] = make_parity("onnx-fp32", Verdict.PASS, 0.0, 0.67, math.nan)
+    parity["tflite-int8"] = make_parity("tflite-int8", Verdict.FAIL, 6.5, 8.9, 11.2)
+    parity["tflite-w8a32"] = make_parity("tflite-w8a32", Verdict.UNDECIDED, 0.5, 1.4)
+    timing = {a.name: make_timing(a.name, 4.0 + 5 * i) for i, a in enumerate(artifacts[:-1])}
+    card = bare_card(folder, labels)
+    scores = {**card.scores, "tflite-int8": make_scores("tflite-int8", labels, right=280)}
+    return replace(card, artifacts=artifacts, parity=parity, timing=timing, scores=scores)
+
+
+def write_model(folder, card):
+    folder.mkdir()
+    (folder / CARD_FILE).write_text(to_json(card), encoding="utf-8")
+    return Model.open(folder)
+
+
+def write_images(folder):
+    for label in (LABELS[0], "script"):
+        (folder / label).mkdir(parents=True)
+    for name in ("rose/1.png",):
+        (folder / name).write_bytes(images.encode_png(np.full((20, 30, 3), 90, np.uint8)))
+
+
+class Reader(HTMLParser):
+    """Refuses unbalanced tags; collects tags, attributes and text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.words = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] not in (["style"], ["code"], ["pre"]):
+            self.words.append(data)
+
+
+def read(text):
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def assert_sound(text):
+    """What holds for every page, whatever the card."""
+    reader = read(text)
+    words = " ".join(reader.words)
+    assert not re.search(r"\b(nan|None|inf)\b", words, re.IGNORECASE), words
+    assert not re.search(r"(?<![a-z])nan(?![a-z])", text, re.IGNORECASE)
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert "script" not in reader.tags
+    assert not any(name.startswith("on") or name in ("href", "srcset") for name, _ in reader.attributes)
+    assert all(value.startswith("data:image/jpeg") for name, value in reader.attributes if name == "src")
+    assert "<td></td>" not in text
+    assert "<tbody></tbody>" not in text
+    return words
+
+
+def test_full_page_is_sound_and_names_every_artifact(tmp_path):
+    write_images(tmp_path / "data")
+    model = write_model(tmp_path / "flowers", full_card(tmp_path / "data"))
+    result = report(model, ReportConfig())
+    text = (tmp_path / "flowers/report.html").read_text(encoding="utf-8")
+    words = assert_sound(text)
+    for artifact in model.card.artifacts:
+        assert text.count(f"<b>{artifact.name}</b>") == 1
+    for expected in ("✓ proven", "✗ fails", "? undecided", "240 more images", "not verified", "identical"):
+        assert expected in words
+    assert result.size_bytes == len(text.encode())
+    assert result.thumbnails == 1
+    assert result.data_found
+
+
+def test_page_is_the_same_every_time(tmp_path):
+    card = full_card(tmp_path)
+    assert page(card, {}) == page(card, {})
+    model = write_model(tmp_path / "m", card)
+    for name in ("a.html", "b.html"):
+        report(model, ReportConfig(output=tmp_path / name))
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_text_of_the_card_is_escaped_everywhere(tmp_path):
+    evil = '"><img src=x onerror=alert(1)>'
+    card = full_card(tmp_path)
+    card = replace(
+        card,
+        name=evil,
+        labels=(evil, *LABELS[1:]),
+        weights=TrunkOrigin(evil, evil, evil, evil),
+        data=replace(card.data, layout=evil, roles={evil: card.data.roles["train"]}),
+        training=replace(card.training, settings={evil: evil}, versions={evil: evil}, chosen_stage=evil),
+        artifacts=tuple(replace(a, name=evil + a.name, file=evil, sha256=evil) for a in card.artifacts),
+    )
+    assert_sound(page(card, {}))
+    assert evil not in page(card, {})
+
+
+@pytest.mark.parametrize(
+    ("drop", "hint"),
+    [
+        ({"artifacts": (), "parity": {}, "timing": {}}, "edgetl export flowers"),
+        ({"parity": {}}, "edgetl verify flowers"),
+        ({"timing": {}}, "edgetl bench flowers"),
+        ({"scores": {}}, "edgetl eval flowers"),
+        ({"scores": {}, "parity": {}, "timing": {}}, "edgetl verify flowers"),
+    ],
+)
+def test_a_missing_part_is_a_hint(tmp_path, drop, hint):
+    text = page(replace(full_card(tmp_path), **drop), None)
+    assert_sound(text)
+    assert hint in text
+
+
+def test_data_folder_away_is_said(tmp_path):
+    model = write_model(tmp_path / "m", full_card(tmp_path / "gone"))
+    result = report(model, ReportConfig())
+    text = (tmp_path / "m/report.html").read_text(encoding="utf-8")
+    assert not result.data_found
+    assert "data folder is not at hand" in assert_sound(text)
+    assert str(tmp_path) not in text
+
+
+def test_a_card_cannot_pick_pictures_outside_the_data_folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(images.encode_png(np.zeros((9, 9, 3), np.uint8)))
+    card = full_card(tmp_path / "data")
+    stolen = [Disagreement(path, "a", "b", 0.5, "c", 0.5) for path in ("../secret.png", str(secret))]
+    parity = replace(card.parity["onnx-int8"], disagreements=tuple(stolen))
+    model = write_model(tmp_path / "m", replace(card, parity={"onnx-int8": parity}))
+    assert report(model, ReportConfig()).thumbnails == 0
+
+
+def test_numbers_that_are_missing_never_show_as_such(tmp_path):
+    card = full_card(tmp_path)
+    nan = math.nan
+    empty = replace(make_scores("keras"), accuracy=nan, accuracy_low=nan, accuracy_high=nan)
+    history = tuple(replace(r, train_loss=nan, tuning_accuracy=nan) for r in card.training.history[:2])
+    parity = {n: replace(p, drop_points=nan, sqnr_db=nan, max_difference=nan) for n, p in card.parity.items()}
+    timing = {n: replace(t, latency_p50_ms=nan, peak_memory_mib=nan) for n, t in card.timing.items()}
+    card = replace(card, scores={"keras": empty}, parity=parity, timing=timing)
+    card = replace(card, training=replace(card.training, history=history, temperature=nan, minutes=nan))
+    assert_sound(page(card, {}))
+    assert_sound(page(replace(card, training=replace(card.training, history=())), {}))
+    again = full_card(tmp_path)
+    assert_sound(
+        page(replace(again, timing=timing, scores={"keras": replace(make_scores("keras"), loss=nan)}), {})
+    )
+
+
+def test_many_classes_get_a_list_instead_of_a_matrix(tmp_path):
+    labels = tuple(f"class {index:03}" for index in range(120))
+    text = page(full_card(tmp_path, labels), {})
+    assert_sound(text)
+    assert "Most frequent confusions" in text
+    assert "confusion matrix" not in text
+    assert "confusion matrix" in page(full_card(tmp_path), {})
+
+
+def test_headline_says_what_is_known(tmp_path):
+    card = full_card(tmp_path)
+    assert headline(card) == (
+        "onnx-w8a32: 30.6 MB → 7.7 MB, accuracy 84.2 % (80.4-87.5), at most 0.7 points lost: proven; "
+        "fails: tflite-int8; undecided: tflite-w8a32; not verified: tflite-w8a16."
+    )
+    failing = {"tflite-int8": card.parity["tflite-int8"]}
+    some = replace(
+        card, artifacts=tuple(a for a in card.artifacts if a.name == "tflite-int8"), parity=failing
+    )
+    assert headline(some) == "No exported file is proven at parity: fails: tflite-int8."
+    assert headline(replace(card, parity={})).endswith("the exported files are not verified yet.")
+    assert headline(bare_card(tmp_path)).endswith("nothing is exported yet.")
+    assert headline(replace(bare_card(tmp_path), scores={})) == "Trained; nothing is exported yet."
+
+
+def test_parity_of_a_replaced_file_does_not_count(tmp_path):
+    card = full_card(tmp_path)
+    stale = tuple(replace(a, sha256="00" * 32) for a in card.artifacts)
+    assert all(row.parity is None for row in measured(replace(card, artifacts=stale)))
+
+
+def test_accuracy_without_scores_follows_from_the_paired_counts(tmp_path):
+    card = full_card(tmp_path)
+    row = next(row for row in measured(card) if row.name == "onnx-int8")
+    reference = card.scores["keras"]
+    assert row.accuracy == pytest.approx(reference.accuracy - 2 / IMAGES)
+    assert row.interval.low < row.accuracy < row.interval.high
+    scored = next(row for row in measured(card) if row.name == "tflite-int8")
+    assert scored.accuracy == card.scores["tflite-int8"].accuracy
+
+
+def test_axis_ticks_are_round_and_inside():
+    assert Axis(0, 2.5, 0, 100).ticks() == [0, 0.5, 1, 1.5, 2, 2.5]
+    assert Axis(3, 70, 0, 100, logarithmic=True).ticks() == [5, 10, 20, 50]
+    assert [round_step(value) for value in (0.011, 0.2, 3, 7)] == pytest.approx([0.02, 0.2, 5, 10])
+
+
+def test_one_epoch_is_drawn(tmp_path):
+    training = bare_card(tmp_path).training
+    for svg in curves(replace(training, history=training.history[:1])):
+        read(svg)
+        assert svg.count('class="dot-') == 2
+
+
+def test_class_without_images_is_drawn(tmp_path):
+    card = full_card(tmp_path)
+    scores = card.scores["keras"]
+    none = replace(
+        scores,
+        per_class=(ClassScore(0, 0.0, 0.0, 0.0), *scores.per_class[1:]),
+        confusion=((0,) * len(LABELS), *scores.confusion[1:]),
+    )
+    assert_sound(page(replace(card, scores={"keras": none}), {}))
+
+
+def test_command_prints_the_headline_and_json(tmp_path):
+    model = write_model(tmp_path / "m", full_card(tmp_path / "gone"))
+    shown = CliRunner().invoke(app, ["report", str(model.folder), "-o", str(tmp_path / "page.html")])
+    assert shown.exit_code == 0, shown.output
+    assert "proven; fails: tflite-int8" in shown.output
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    record = CliRunner().invoke(app, ["report", str(model.folder), "--json"])
+    assert json.loads(record.stdout)["output"] == str(model.folder / "report.html")
+
+
+def test_a_folder_as_output_is_refused(tmp_path):
+    model = write_model(tmp_path / "m", bare_card(tmp_path))
+    with pytest.raises(StorageError):
+        report(model, ReportConfig(output=tmp_path))
