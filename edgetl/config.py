@@ -205,7 +205,7 @@ class VerifyConfig(_Checked):
 class PredictConfig(_Checked):
     """How to run a model over images."""
 
-    artifact: str | None = option(None, "onnx-int8, tflite-int8 ... (default: the smallest ONNX file at parity).")
+    artifact: str | None = option(None, "onnx-int8, tflite-int8 ... (default: the fastest ONNX file at parity).")
     output: str = option("-", "A .parquet, .csv or .jsonl file; - prints JSON lines.")
     top: int = option(1, "Also give the K most likely classes.", min=1, max=1000)
     batch: int = option(16, "Images per step.", min=1, max=4096)
@@ -227,7 +227,6 @@ class DemoConfig(_Checked):
 
     image_size: int = option(64, "Height and width of the network's input, pixels.", min=32, max=512)
     max_drop: float = option(2.0, "Largest loss of accuracy allowed, in points.", min=0.01, max=100)
-    overwrite: bool = option(False, "Replace an earlier demo in the same folder.")
 
 
 @dataclass(frozen=True, kw_only=True)

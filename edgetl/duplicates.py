@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from edgetl.progress import task
 
-# Measured on 16 x 16 RGB thumbnails of photos, emoji and Fashion-MNIST with `benchmarks`-like copies.
+# Measured on 16 x 16 RGB thumbnails of photos, of emoji at 64 pixels and of Fashion-MNIST at 28. Caught are
+# copies as JPEG of quality 75, brightened by 4 levels or (but for the 28 pixels) halved: 99 % and more;
+# photos cropped by up to 1 % a side: 95 %. Of Fashion-MNIST's 10,000 test images 26 are taken for copies of
+# training images: most are, some are plain trousers. Shirts with other prints differ by 40 levels in some cell.
 LEAST_CORRELATION = 0.985
-LARGEST_DIFFERENCE = 24.0  # grey levels of 255, in the cell and channel that differ most
+LARGEST_DIFFERENCE = 26.0  # grey levels of 255, in the cell and channel that differ most
 FLAT_CONTRAST = 2.0  # standard deviation in grey levels; below it correlation is that of noise
 FLAT_DIFFERENCE = 3.0  # grey levels, in place of `LARGEST_DIFFERENCE` for two flat images
 MOST_MATCHES = 50  # of one image with later ones: enough to connect a group, and bounded when all look alike
@@ -91,9 +94,8 @@ def _alike(thumbnails: NDArray[np.float32]) -> list[Pair]:
                 candidate = unit[rows] @ unit[columns].T >= LEAST_CORRELATION
                 candidate |= flat[rows, None] & flat[None, columns]
                 candidate[matches[rows] >= MOST_MATCHES] = False
-                found = _close(
-                    thumbnails, flat, np.argwhere(np.triu(candidate, k=top - left + 1)) + (top, left)
-                )
+                inside = np.argwhere(np.triu(candidate, k=top - left + 1))
+                found = _close(thumbnails, flat, inside + np.array([top, left]))
                 np.add.at(matches, found[:, 0], 1)
                 pairs.extend((int(i), int(j)) for i, j in found)
             advance(min(_ROWS, count - top))

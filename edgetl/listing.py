@@ -107,10 +107,11 @@ def class_order(folder: Path, found: Sequence[str], class_map: Path | None) -> t
     names = tuple(line.strip() for line in lines if line.strip())
     if len(set(names)) != len(names):
         raise DataError(f"The class map {class_map} names a class twice.", "Give each class one line.")
-    if set(names) != set(found):
+    unknown, missing = sorted(set(names) - set(found)), sorted(set(found) - set(names))
+    if unknown or missing:
         raise DataError(
             f"The class map and the folders of {folder} differ: "
-            f"only in the map {sorted(set(names) - set(found))}, only as folders {sorted(set(found) - set(names))}.",
+            f"only in the map {unknown}, only as folders {missing}.",
             "Let every class have one line and one folder.",
         )
     return names

@@ -101,12 +101,73 @@ class PredictionSummary:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of `doctor`."""
+    """One line of `doctor`, and of the advice of `data`."""
 
     topic: str
     status: str  # "ok", "note" or "problem"
     found: str
     fix: str
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """How many readable images of one class have each role."""
+
+    label: str
+    train: int
+    tuning: int
+    calibration: int
+    certification: int
+    kept_out: int  # of certification, because they repeat other images
+    total: int
+
+
+@dataclass(frozen=True)
+class ImageKinds:
+    """What the readable files of a data folder hold. Sizes are (width, height) in pixels, upright."""
+
+    smallest: tuple[int, int]  # by area
+    median: tuple[int, int]  # of all widths and of all heights
+    largest: tuple[int, int]
+    formats: dict[str, int]
+    grey: int
+    transparent: int
+    animated: int  # more than one frame or page
+
+
+@dataclass(frozen=True)
+class CopyPair:
+    """Two images with equal bytes ("exact") or that look alike ("near")."""
+
+    kind: str
+    first: str
+    first_role: str
+    second: str
+    second_role: str
+    same_label: bool
+    leaks: bool  # one of the two, and not the other, would be in certification
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What `data` found in a data folder, divided as `train` would divide it."""
+
+    folder: str
+    layout: str  # "flat" or "split folders"
+    seed: int
+    images: int  # readable
+    classes: tuple[ClassImages, ...]
+    imbalance: float  # images of the largest class over those of the smallest
+    kinds: ImageKinds
+    unreadable: tuple[Skipped, ...]
+    ignored: int  # files that are no images by their names, or lie in no class folder
+    ignored_examples: tuple[str, ...]  # the first 20
+    pairs: tuple[CopyPair, ...]  # those that leak first
+    leaking: int  # kept out of certification: a copy has another role
+    repeated: int  # kept out of certification: a copy is in certification already
+    disputed: int  # kept out of certification: equal bytes lie in another class too
+    alike_by_nature: int  # images of groups so large that likeness says nothing, as frames of a fixed camera
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One self-contained HTML page from a model card: `html.page` writes it, `charts` draws its pictures.
 
-Here is what both need: everything known about each exported file in one record, the sentence that sums up all
-of them, numbers and small parts as HTML, and the style sheet.
+Here is what they draw from: everything known about each exported file in one record, in one sentence and in
+table cells; numbers and small parts as HTML; the style sheet.
 """
 
 import math
@@ -84,6 +84,12 @@ def smallest_proven(rows: Sequence[Measured]) -> Measured | None:
     return min(proven, key=lambda row: (row.artifact.size_bytes, row.name), default=None)
 
 
+def points_lost(parity: Parity) -> float:
+    """The bound of the drop, rounded up to 0.1 so that the rounded number is a bound too; never below 0."""
+    upper = parity.drop_upper_points
+    return math.ceil(max(upper, 0.0) * 10 - 1e-6) / 10 if math.isfinite(upper) else 100.0
+
+
 def headline(card: ModelCard) -> str:
     """The whole card in one plain sentence."""
     rows = measured(card)
@@ -118,7 +124,7 @@ def _proven(card: ModelCard, best: Measured, parity: Parity) -> str:
     whole = next((a for a in card.artifacts if a.name == f"{artifact.format}-{Precision.FP32}"), artifact)
     sizes = [megabytes(a.size_bytes) for a in (whole, artifact)][whole is artifact :]
     accuracy = f"accuracy {interval_text(best)}, " if best.accuracy is not None else ""
-    loss = f"at most {max(parity.drop_upper_points, 0.0):.1f} points lost: proven"
+    loss = f"at most {points_lost(parity):.1f} points lost: proven"
     return f"{artifact.name}: {' → '.join(sizes)}, {accuracy}{loss}"
 
 
@@ -169,6 +175,56 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "")
     )
 
 
+def file_cells(row: Measured, *, verified: bool, timed: bool) -> list[str]:
+    """One line of the table of exported files; whether it has columns for parity and for speed."""
+    artifact = row.artifact
+    spread = f"{100 * row.interval.low:.1f}-{100 * row.interval.high:.1f}" if row.interval else ""
+    names = (
+        f"<small>{escape(artifact.file)}</small><small><code>{escape(artifact.sha256[:12])}</code></small>"
+    )
+    accuracy = two(percent(row.accuracy), spread) if row.accuracy is not None else two("", "not scored")
+    return [
+        f"<b>{escape(artifact.name)}</b>{names}",
+        *[_verdict(row)] * verified,
+        megabytes(artifact.size_bytes),
+        accuracy,
+        *(_parity_cells(row) if verified else ()),
+        *(_timing_cells(row) if timed else ()),
+    ]
+
+
+def _verdict(row: Measured) -> str:
+    if row.parity is None:
+        return two("", "not verified")
+    verdict, more = row.parity.verdict, row.parity.more_images
+    note = f"allowed: below {row.parity.max_drop_points:g}"
+    note += f"; about {more:,} more images would decide" if more else ""
+    return two(f'<span class="badge {verdict}">{SYMBOLS[verdict]} {WORDS[verdict]}</span>', note)
+
+
+def _parity_cells(row: Measured) -> list[str]:
+    parity = row.parity
+    if parity is None:
+        return [two("", "n/a")] * 3
+    noise = f"SQNR {number(parity.sqnr_db, 1, ' dB')}" if math.isfinite(parity.sqnr_db) else ""
+    return [
+        two(number(parity.drop_points, 2), f"≤ {number(parity.drop_upper_points, 2)}"),
+        two(percent(parity.agreement), f"{parity.harmful} worse, {parity.helpful} better"),
+        two(number(parity.max_difference, 4), "identical" if parity.max_difference == 0 else noise),
+    ]
+
+
+def _timing_cells(row: Measured) -> list[str]:
+    timing = row.timing
+    if timing is None:
+        return [two("", "n/a")] * 3
+    return [
+        two(number(timing.latency_p50_ms, 1, " ms"), f"p95 {number(timing.latency_p95_ms, 1, ' ms')}"),
+        two(number(timing.images_per_second, 0), f"batch {timing.best_batch}"),
+        number(timing.peak_memory_mib, 0, " MiB"),
+    ]
+
+
 # Wide screens, phones (760 pixels) and paper; dark only on screens, so that prints are never dark.
 STYLE = """
 :root{color-scheme:light dark;--paper:#fbfbf9;--card:#fff;--ink:#1d2126;--soft:#5b636d;--line:#e2e4e1;
@@ -178,11 +234,11 @@ STYLE = """
 --unsure:#e5b94a}}*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
 font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
 overflow-wrap:break-word}main{max-width:1040px;margin:0 auto;padding:44px 24px 28px}h1{font-size:30px;
-line-height:1.2;margin:0 0 14px;letter-spacing:-.015em}h2{font-size:20px;margin:52px 0 12px;
-padding-top:14px;border-top:1px solid var(--line);break-after:avoid}h3{font-size:15px;margin:28px 0 8px;
-break-after:avoid}p{margin:8px 0;max-width:72ch}.kind{color:var(--soft);font-size:14px;margin:0 0 6px}
-.lead{font-size:18px;line-height:1.5;border-left:4px solid var(--blue);padding:2px 0 2px 16px;
-max-width:66ch}.lead.pass{border-color:var(--good)}.lead.fail{border-color:var(--bad)}
+line-height:1.2;margin:0 0 14px;letter-spacing:-.015em}h2{font-size:20px;margin:52px 0 12px;padding-top:14px;
+border-top:1px solid var(--line);break-after:avoid}h3{font-size:15px;margin:28px 0 8px;break-after:avoid}
+p{margin:8px 0;max-width:72ch}.kind{color:var(--soft);font-size:14px;margin:0 0 6px}.lead{font-size:18px;
+line-height:1.5;border-left:4px solid var(--blue);padding:2px 0 2px 16px;max-width:66ch}
+.lead.pass{border-color:var(--good)}.lead.fail{border-color:var(--bad)}
 .lead.undecided{border-color:var(--unsure)}.tiles{display:grid;grid-template-columns:repeat(auto-fit,
 minmax(150px,1fr));gap:12px;margin:22px 0}.tile,.shot{background:var(--card);border:1px solid var(--line);
 border-radius:8px;padding:12px 14px;break-inside:avoid}.tile b{display:block;font-size:22px;line-height:1.3;
@@ -191,7 +247,7 @@ font-weight:600;font-variant-numeric:tabular-nums}.tile,small,figcaption{color:v
 grid-template-columns:minmax(120px,max-content) 1fr;gap:6px 22px;margin:12px 0}dt{color:var(--soft)}
 dd{margin:0;min-width:0}.scroll{overflow-x:auto;margin:12px 0}table{border-collapse:collapse;width:100%;
 font-size:14px;font-variant-numeric:tabular-nums}th{font-weight:500;color:var(--soft);font-size:13px;
-vertical-align:bottom}th,td{text-align:right;padding:7px 0 7px 18px;border-bottom:1px solid var(--line);
+vertical-align:bottom}th,td{text-align:right;padding:7px 0 7px 13px;border-bottom:1px solid var(--line);
 vertical-align:top}th:first-child,td:first-child{text-align:left;padding-left:0}tr{break-inside:avoid}
 td{white-space:nowrap}td:first-child,.words td:nth-child(2){white-space:normal;overflow-wrap:anywhere;
 min-width:14ch;max-width:26ch}.compact{max-width:720px}.shot dl{grid-template-columns:max-content 1fr;
@@ -205,32 +261,33 @@ pre{background:var(--wash);border-radius:8px;padding:12px 14px;overflow-x:auto;m
 .hint{background:var(--wash);border-radius:8px;padding:10px 14px;color:var(--soft)}
 .hint code{color:var(--ink)}figure{margin:14px 0;break-inside:avoid}.pair{display:grid;
 grid-template-columns:1fr 1fr;gap:12px 28px}svg{display:block;overflow:visible}svg.chart{width:100%;
-height:auto}svg.bars{width:140px;height:26px}svg text{font-size:11.5px;fill:var(--ink);
+height:auto}svg.bars{width:100%;max-width:140px;height:auto}svg text{font-size:11.5px;fill:var(--ink);
 font-variant-numeric:tabular-nums}svg .muted{fill:var(--soft)}svg .strong{font-weight:600}
 svg .inverse{fill:var(--paper)}svg text.good{fill:var(--good)}svg .halo{paint-order:stroke;
 stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}svg path{fill:none;stroke-width:1.5;
 stroke-linejoin:round}svg .grid{stroke:var(--line);stroke-width:1}svg .train{stroke:var(--blue);
-stroke-dasharray:5 3}svg .tuning{stroke:var(--orange);stroke-width:2}svg .dot-train,
-svg .bar{fill:var(--blue)}svg .dot-tuning{fill:var(--orange)}svg .edge,svg .full{stroke:var(--soft);
-stroke-width:1;stroke-dasharray:2 4}svg .full{stroke-dasharray:5 4}svg .kept{stroke:var(--good);
-stroke-width:1}svg .ring{fill:var(--paper);stroke:var(--good);stroke-width:2.5}svg .none{fill:var(--wash);
-fill-opacity:.6}svg .right{fill:var(--blue)}svg .wrong{fill:var(--orange)}svg .interval,
-svg .leader{stroke:var(--soft);stroke-width:1}svg .leader{stroke-width:.6}svg .point{stroke:var(--paper);
-stroke-width:1.5;fill:var(--blue)}svg .pass{fill:var(--good)}svg .fail{fill:var(--bad)}
-svg .undecided{fill:var(--unsure)}.narrow{display:none}.shots{display:grid;
-grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:12px}.shot{display:flex;gap:12px;
-font-size:13px;line-height:1.45}.shot>div{min-width:0}.shot img,.shot .blank{flex:none;width:84px;
-height:84px;object-fit:contain;border-radius:4px;background:var(--wash)}summary{cursor:pointer;
+stroke-dasharray:5 3}svg .tuning{stroke:var(--orange);stroke-width:2}svg .dot-train,svg .bar{fill:var(--blue)}
+svg .dot-tuning{fill:var(--orange)}svg .edge,svg .full{stroke:var(--soft);stroke-width:1;stroke-dasharray:2 4}
+svg .full{stroke-dasharray:5 4}svg .kept{stroke:var(--good);stroke-width:1}svg .ring{fill:var(--paper);
+stroke:var(--good);stroke-width:2.5}svg .none{fill:var(--wash);fill-opacity:.6}svg .right{fill:var(--blue)}
+svg .wrong{fill:var(--orange)}svg .interval,svg .leader{stroke:var(--soft);stroke-width:1}
+svg .leader{stroke-width:.6}svg .point{stroke:var(--paper);stroke-width:1.5;fill:var(--blue)}
+svg .pass{fill:var(--good)}svg .fail{fill:var(--bad)}svg .undecided{fill:var(--unsure)}.narrow{display:none}
+.shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:12px}.shot{display:flex;
+gap:12px;font-size:13px;line-height:1.45}.shot>div{min-width:0}.shot img,.shot .blank{flex:none;width:84px;
+height:84px;object-fit:contain;border-radius:4px;background:var(--wash)}
+.shot dl{grid-template-columns:max-content 1fr;gap:0 10px;margin:6px 0 0}summary{cursor:pointer;
 color:var(--soft);font-size:14px;margin:10px 0}footer{margin-top:52px;padding-top:14px;
 border-top:1px solid var(--line);color:var(--soft);font-size:13px}
 @media(max-width:760px){main{padding:26px 16px}h1{font-size:25px}.lead{font-size:17px}
 .pair{grid-template-columns:1fr}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}.wide{display:none}
 .narrow{display:block}.stack thead{display:none}.stack table,.stack tbody{display:block}
-.stack tr{display:grid;grid-template-columns:1fr 1fr;gap:8px 16px;border-bottom:1px solid var(--line);
-padding:14px 0}.stack td{border:0;padding:0;text-align:left!important}
-.stack td:first-child{grid-column:1/-1;max-width:none}
-.stack td:not(:first-child)::before{content:attr(data-name);display:block;color:var(--soft);font-size:12px}
-th,td{padding-left:12px}.meter{width:36px}}@media print{body{font-size:10.5pt;background:#fff}
+.stack tr{display:grid;grid-template-columns:1fr 1fr 1fr;gap:8px 16px;border-bottom:1px solid var(--line);
+padding:14px 0}.stack td{border:0;padding:0;text-align:left!important}.stack td:first-child{grid-column:1/-1;
+max-width:none}.stack td:not(:first-child)::before{content:attr(data-name);display:block;color:var(--soft);
+font-size:12px}th,td{padding-left:12px}.shot dl{grid-template-columns:max-content 1fr;gap:0 10px;
+margin:6px 0 0}.shot dd{margin:0}.meter{display:none}td:first-child,.words td:nth-child(2){min-width:9ch}
+.narrow ol{font-size:14px;color:var(--soft)}}@media print{body{font-size:10.5pt;background:#fff}
 main{padding:0;max-width:none}.scroll{overflow:visible}pre{white-space:pre-wrap}svg{max-width:100%;
 height:auto}}
 """

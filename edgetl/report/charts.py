@@ -18,6 +18,7 @@ MOST_MATRIX_CLASSES = 40  # more, and a cell is too small for its count
 _TEXT_HEIGHT = 13.0
 _LETTER_WIDTH = 6.9  # of the widest common interface font at 11.5 pixels
 _MOST_NAME_LETTERS = 18
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,23 @@ def curves(training: TrainingSummary) -> list[str]:
     history = training.history
     if not history:
         return []
-    losses = [v for r in history for v in (r.train_loss, r.tuning_loss) if math.isfinite(v)]
-    top = max([*losses, 1e-6])
+    losses = [(record.train_loss, record.tuning_loss) for record in history]
+    top = max([loss for pair in losses for loss in pair if math.isfinite(loss)], default=0.0) or 1.0
     step = round_step(top / 5)
-    high = step * math.ceil(top / step)
-    accuracies = [(100 * r.train_accuracy, 100 * r.tuning_accuracy) for r in history]
+    accuracies = [(100 * record.train_accuracy, 100 * record.tuning_accuracy) for record in history]
     return [
-        _curve(
-            training, "Loss (nats)", [r.train_loss for r in history], [r.tuning_loss for r in history], high
-        ),
-        _curve(training, "Accuracy (%)", [a for a, _ in accuracies], [a for _, a in accuracies], 100),
+        _curve(training, "Loss (nats)", losses, step * math.ceil(top / step)),
+        _curve(training, "Accuracy (%)", accuracies, 100),
     ]
 
 
-def _curve(
-    training: TrainingSummary, name: str, train: Sequence[float], tuning: Sequence[float], high: float
-) -> str:
-    count = len(train)
+def _curve(training: TrainingSummary, name: str, pairs: Sequence[tuple[float, float]], high: float) -> str:
+    count, tuning = len(pairs), [pair[1] for pair in pairs]
     across = Axis(0.5, count + 0.5, 40, 432)
     up = Axis(0, high, 226, 42)
-    drawn = [_text(4, 16, name, "strong"), *_legend(), *_grid(up, across)]
-    drawn += _stages(training.history, across, up)
-    for kind, values in (("train", train), ("tuning", tuning)):
+    drawn = [_text(4, 16, name, "strong"), *_grid(up, across), *_stages(training.history, across, up)]
+    for kind, left, values in (("train", 262, [pair[0] for pair in pairs]), ("tuning", 346, tuning)):
+        drawn += [f'<path class="{kind}" d="M{left} 12h22"/>', _text(left + 28, 16, kind)]
         drawn.append(_line(kind, values, across, up))
     keys = [(record.stage, record.epoch) for record in training.history]
     chosen = (training.chosen_stage, training.chosen_epoch)
@@ -102,15 +98,6 @@ def _curve(
         drawn.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="5.5"/>')
         drawn.append(_text(min(max(x, 54), 418), up.end - 4, "kept", "halo good", "middle"))
     return _svg(440, 268, f"{name} of every epoch, training and tuning images", drawn)
-
-
-def _legend() -> list[str]:
-    return [
-        '<path class="train" d="M262 12h22"/>',
-        _text(290, 16, "train"),
-        '<path class="tuning" d="M346 12h22"/>',
-        _text(374, 16, "tuning"),
-    ]
 
 
 def _grid(up: Axis, across: Axis) -> list[str]:
@@ -197,38 +184,45 @@ def _shortened(label: str) -> str:
     return label if len(label) <= _MOST_NAME_LETTERS else label[: _MOST_NAME_LETTERS - 1] + "…"
 
 
-def scatter(rows: Sequence[Measured], reference: Scores | None, width: float) -> str:
-    """Size against accuracy with 95 % intervals; area and label tell the latency. Empty without any."""
-    known = sorted((r for r in rows if r.interval), key=lambda r: (r.artifact.size_bytes, r.name))
-    if not known:
-        return ""
+def point_names(known: Sequence[Measured]) -> list[str]:
+    """Verdict, name and latency of every point of the scatter."""
+    latencies = [row.timing.latency_p50_ms if row.timing else math.nan for row in known]
+    signs = [f"{SYMBOLS[row.verdict]} " if row.verdict else "" for row in known]
+    times = [f" {latency:.1f} ms" if math.isfinite(latency) else "" for latency in latencies]
+    return [f"{sign}{row.name}{time}" for sign, row, time in zip(signs, known, times, strict=True)]
+
+
+def scatter(known: Sequence[Measured], reference: Scores | None, width: float, names: Sequence[str]) -> str:
+    """Size against accuracy with 95 % intervals of files with a known accuracy, by size; area: latency."""
     across, up = _scatter_axes(known, reference, width)
     drawn = [_text(4, 16, "Accuracy (%)", "strong"), *_grid(up, across), *_size_ticks(across, up)]
+    places = _places(known, across, up)
+    taken = [(x - r, y - r, x + r, y + r) for x, y, r in places]
     if reference:
         y = up.at(100 * reference.accuracy)
         drawn.append(f'<path class="full" d="M{across.start:.1f} {y:.1f}H{across.end:.1f}"/>')
         drawn.append(_text(across.end, 16, "- - - full precision", "muted", "end"))
-    places = _places(known, across, up)
-    taken = [(x - r, y - r, x + r, y + r) for x, y, r in places]
-    lines = [(x - 3, up.end, x + 3, up.start) for x, _, _ in places]
-    drawn += [_interval(row, x, up) for row, (x, _, _) in zip(known, places, strict=True)]
-    drawn += [_point(row, *place) for row, place in zip(known, places, strict=True)]
-    for row, place in zip(known, places, strict=True):
-        drawn.append(_label(row, place, taken, across, up))
-    return _svg(width, up.start + 44, "size against accuracy of every exported file", drawn)
+        taken.append((across.start, y - 2, across.end, y + 2))
+    for row, (x, _, _) in zip(known, places, strict=True):
+        if row.interval:
+            high, low = up.at(100 * row.interval.high), up.at(100 * row.interval.low)
+            caps = f"M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"
+            drawn.append(f'<path class="interval" d="M{x:.1f} {low:.1f}V{high:.1f}{caps}"/>')
+            taken.append((x - 4, high, x + 4, low))
+    points = [_point(row, *place) for row, place in zip(known, places, strict=True)]
+    labels = [_label(name, place, taken, (across, up)) for name, place in zip(names, places, strict=True)]
+    return _svg(width, up.start + 44, "size against accuracy of every file", [*drawn, *points, *labels])
 
 
 def _scatter_axes(rows: Sequence[Measured], reference: Scores | None, width: float) -> tuple[Axis, Axis]:
-    megabytes = [max(row.artifact.size_bytes, 1) / 1e6 for row in rows]
-    intervals = [row.interval for row in rows if row.interval]
-    lows = [100 * interval.low for interval in intervals] + ([100 * reference.accuracy] if reference else [])
-    highs = [100 * interval.high for interval in intervals] + (
-        [100 * reference.accuracy] if reference else []
-    )
-    step = round_step(max(max(highs) - min(lows), 1) / 6)
-    low, high = step * math.floor(min(lows) / step), step * math.ceil(max(highs) / step)
-    across = Axis(min(megabytes) / 1.5, max(megabytes) * 1.5, 40, width - 8, logarithmic=True)
-    return across, Axis(low, high, 310, 36)
+    sizes = [max(row.artifact.size_bytes, 1) / 1e6 for row in rows]
+    shares = [share for row in rows if row.interval for share in (row.interval.low, row.interval.high)]
+    shares += [reference.accuracy] if reference else []
+    least, most = 100 * min(shares), 100 * max(shares)
+    step = round_step(max(most - least, 1) / 6)
+    low, high = step * math.floor(least / step), step * math.ceil(most / step)
+    across = Axis(min(sizes) / 1.5, max(sizes) * 2, 40, width - 8, logarithmic=True)
+    return across, Axis(low, max(high, low + step), 310, 36)
 
 
 def _size_ticks(across: Axis, up: Axis) -> list[str]:
@@ -239,31 +233,21 @@ def _size_ticks(across: Axis, up: Axis) -> list[str]:
         if x - last_x > 30:
             drawn.append(_text(x, up.start + 17, f"{tick:g}", "muted", "middle"))
             last_x = x
-    drawn.append(
-        _text((across.start + across.end) / 2, up.start + 36, "Size (MB, log scale)", "muted", "middle")
-    )
-    return drawn
+    middle = (across.start + across.end) / 2
+    return [*drawn, _text(middle, up.start + 36, "Size (MB, log scale)", "muted", "middle")]
 
 
 def _places(rows: Sequence[Measured], across: Axis, up: Axis) -> list[tuple[float, float, float]]:
     """Centre and radius of every point; points of nearly one size are moved apart, bars stay visible."""
-    slowest = max((row.timing.latency_p50_ms for row in rows if row.timing), default=0.0)
+    latencies = [row.timing.latency_p50_ms if row.timing else math.nan for row in rows]
+    slowest = max((latency for latency in latencies if latency > 0), default=math.inf)
     places: list[tuple[float, float, float]] = []
-    for row in rows:
+    for row, latency in zip(rows, latencies, strict=True):
         x = across.at(max(row.artifact.size_bytes, 1) / 1e6)
         x = max(x, places[-1][0] + 12) if places else x
-        latency = row.timing.latency_p50_ms if row.timing else math.nan
-        radius = 3 + 6 * math.sqrt(latency / slowest) if slowest > 0 and latency >= 0 else 5.0
+        radius = 3 + 6 * math.sqrt(latency / slowest) if latency > 0 else 5.0
         places.append((x, up.at(100 * (row.accuracy or 0.0)), radius))
     return places
-
-
-def _interval(row: Measured, x: float, up: Axis) -> str:
-    if row.interval is None:
-        return ""
-    low, high = up.at(100 * row.interval.low), up.at(100 * row.interval.high)
-    caps = f"M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"
-    return f'<path class="interval" d="M{x:.1f} {low:.1f}V{high:.1f}{caps}"/>'
 
 
 def _point(row: Measured, x: float, y: float, radius: float) -> str:
@@ -275,44 +259,33 @@ def _point(row: Measured, x: float, y: float, radius: float) -> str:
     return f'<rect class="{kind}" {corner} width="{side:.1f}" height="{side:.1f}"/>'
 
 
-def _label(
-    row: Measured,
-    place: tuple[float, float, float],
-    taken: list[tuple[float, float, float, float]],
-    across: Axis,
-    up: Axis,
-) -> str:
-    """The name beside its point, or as near as there is room, then with a thin line to it; `taken` grows."""
+def _label(text: str, place: tuple[float, float, float], taken: list[Box], axes: tuple[Axis, Axis]) -> str:
+    """The name as near to its point as there is room, with a thin line to it; `taken` grows by its box."""
     x, y, radius = place
-    words = [SYMBOLS[row.verdict]] if row.verdict else []
-    words.append(row.name)
-    if row.timing and math.isfinite(row.timing.latency_p50_ms):
-        words.append(f"{row.timing.latency_p50_ms:.1f} ms")
-    text = " ".join(words)
-    wide = len(text) * _LETTER_WIDTH
+    across, up = axes
     choices = [
-        (left, y + away * sign * _TEXT_HEIGHT - _TEXT_HEIGHT / 2)
-        for away in range(24)
-        for sign in (-1, 1)
-        for left in (x + radius + 6, x - radius - 6 - wide)
+        (left, top, left + len(text) * _LETTER_WIDTH, top + _TEXT_HEIGHT)
+        for aside in range(0, 120, 12)
+        for left in (x + radius + 6 + aside, x - radius - 6 - aside - len(text) * _LETTER_WIDTH)
+        for top in (y + step * _TEXT_HEIGHT / 2 for step in range(-41, 40, 2))
     ]
-    boxes = [(left, top, left + wide, top + _TEXT_HEIGHT) for left, top in choices]
-    inside = [
-        b
-        for b in boxes
-        if across.start <= b[0] and b[2] <= across.end and up.end <= b[1] and b[3] <= up.start
-    ]
-    box = next((b for b in inside if not any(_overlap(b, other) for other in taken)), boxes[0])
+    # At the right where that costs little: names then read like a list.
+    choices.sort(key=lambda box: abs(box[1] + _TEXT_HEIGHT / 2 - y) + max(box[0] - x, x - box[2] + 9))
+    frame = (across.start, up.end, across.end, up.start)
+    free = (b for b in choices if _inside(b, frame) and not any(_overlap(b, other) for other in taken))
+    box = next(free, choices[0])
     taken.append(box)
-    near = box[0] - 2 if box[0] > x else box[2] + 2
-    middle = (box[1] + box[3]) / 2
-    leader = (
-        f'<path class="leader" d="M{x:.1f} {y:.1f}L{near:.1f} {middle:.1f}"/>' if abs(middle - y) > 8 else ""
-    )
+    near, middle = (box[0] - 2 if box[0] > x else box[2] + 2), (box[1] + box[3]) / 2
+    away = abs(middle - y) > 8 or abs(near - x) > radius + 8
+    leader = f'<path class="leader" d="M{x:.1f} {y:.1f}L{near:.1f} {middle:.1f}"/>' if away else ""
     return leader + _text(box[0], box[3] - 3, text, "halo")
 
 
-def _overlap(one: tuple[float, float, float, float], two: tuple[float, float, float, float]) -> bool:
+def _inside(box: Box, frame: Box) -> bool:
+    return frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
+
+
+def _overlap(one: Box, two: Box) -> bool:
     return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
 
 

@@ -25,6 +25,7 @@ from edgetl.rows import ClassProbability, Prediction, Status, printable, row_for
 from edgetl.statistics import Verdict
 
 STANDARD_INPUT = "-"
+FASTEST_FIRST = (Precision.INT8, Precision.W8A32, Precision.FP16, Precision.FP32, Precision.W8A16)
 MOST_SKIPPED = 20  # kept in the summary; the rows have all
 _REFUSED_PER_READABLE = 4  # how far refused images may fill a group before it is classified as it is
 
@@ -65,15 +66,16 @@ def iterate(model: Model, paths: Iterable[str | Path], config: PredictConfig) ->
 
 
 def default_artifact(model: Model) -> Artifact:
-    """The smallest ONNX file proven at parity; else the fp32 one, the first ONNX file, the first artifact.
+    """The fastest ONNX precision proven at parity; else the fp32 one, the first ONNX file, the first artifact.
 
     Raises `ModelFolderError` when the model has none.
     """
     known = model.card.artifacts
     onnx = [artifact for artifact in known if artifact.format is Format.ONNX]
-    proven = sorted((a for a in onnx if _verdict(model, a) is Verdict.PASS), key=lambda a: a.size_bytes)
+    proven = [artifact for artifact in onnx if _verdict(model, artifact) is Verdict.PASS]
+    fastest = sorted(proven, key=lambda artifact: FASTEST_FIRST.index(artifact.precision))
     exact = [artifact for artifact in onnx if artifact.precision is Precision.FP32]
-    for artifact in (*proven, *exact, *onnx, *known):
+    for artifact in (*fastest, *exact, *onnx, *known):
         return artifact
     raise ModelFolderError(
         f"{model.folder} has no exported artifacts yet.", f"Run: edgetl export {model.folder}"

@@ -1,0 +1,109 @@
+"""The commands as Python functions: the same settings, the same records, no printing.
+
+    model = edgetl.train("flowers", "models/flowers", TrainConfig(image_size=96))
+    model.export()
+    model.verify(VerifyConfig(max_drop=1.0))
+    for row in model.predict(["rose.jpg"]):
+        print(row.path, row.label, row.probability)
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from edgetl.card import Model, ModelCard
+from edgetl.config import (
+    BenchConfig,
+    DataConfig,
+    EvalConfig,
+    ExportConfig,
+    PredictConfig,
+    ReportConfig,
+    TrainConfig,
+    VerifyConfig,
+)
+from edgetl.results import DataReport, Finding, Parity, Scores, Timing
+from edgetl.rows import Prediction
+
+
+def open(folder: str | Path) -> "OpenModel":  # noqa: A001 - edgetl.open reads well
+    """Open a model folder. Raises `ModelFolderError`."""
+    return OpenModel(Model.open(Path(folder)))
+
+
+def train(data: str | Path, output: str | Path, config: TrainConfig | None = None) -> "OpenModel":
+    """`edgetl train`: fine-tune on a folder of labelled images; needs `edgetl[train]`."""
+    from edgetl.steps.train import train as step
+
+    return OpenModel(step(Path(data), Path(output), config or TrainConfig()))
+
+
+def data(folder: str | Path, config: DataConfig | None = None) -> DataReport:
+    """`edgetl data`: what is in a folder of labelled images."""
+    from edgetl.steps.data import data as step
+
+    return step(Path(folder), config or DataConfig())
+
+
+def doctor() -> tuple[Finding, ...]:
+    """`edgetl doctor`: what is installed here and what is wrong with it."""
+    from edgetl.steps.doctor import doctor as step
+
+    return tuple(step())
+
+
+class OpenModel:
+    """A model folder; each method is the command of the same name."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @property
+    def folder(self) -> Path:
+        """Where the model is."""
+        return self._model.folder
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model says about itself, as last read or changed by this object."""
+        return self._model.card
+
+    def eval(self, data: str | Path | None = None, config: EvalConfig | None = None) -> Scores:
+        """Score one artifact on the certification images, or on the class folders of `data`."""
+        from edgetl.steps.evaluate import evaluate as step
+
+        scores = step(self._model, None if data is None else Path(data), config or EvalConfig())
+        self._model = Model.open(self.folder)
+        return scores
+
+    def export(self, config: ExportConfig | None = None) -> tuple[str, ...]:
+        """Make ONNX and TFLite files; returns the artifacts' names. Needs `edgetl[train]`."""
+        from edgetl.steps.export import export as step
+
+        self._model, exported = step(self._model, config or ExportConfig())
+        return tuple(artifact.name for artifact in exported.artifacts)
+
+    def verify(self, config: VerifyConfig | None = None) -> tuple[Parity, ...]:
+        """Judge artifacts against the full-precision network; look at each `verdict`."""
+        from edgetl.steps.verify import verify as step
+
+        self._model, verified = step(self._model, config or VerifyConfig())
+        return verified.parity
+
+    def predict(self, images: Iterable[str | Path], config: PredictConfig | None = None) -> list[Prediction]:
+        """Classify image files: one row for each, in order, also for those that cannot be read."""
+        from edgetl.steps.predict import iterate
+
+        return list(iterate(self._model, images, config or PredictConfig()))
+
+    def bench(self, config: BenchConfig | None = None) -> tuple[Timing, ...]:
+        """Time artifacts on this machine."""
+        from edgetl.steps.bench import bench as step
+
+        self._model, benched = step(self._model, config or BenchConfig())
+        return benched.timings
+
+    def report(self, config: ReportConfig | None = None) -> Path:
+        """Draw the card as one HTML file; returns its path."""
+        from edgetl.steps.report import report as step
+
+        return Path(step(self._model, config or ReportConfig()).output)
