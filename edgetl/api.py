@@ -1,10 +1,10 @@
 """The commands as Python functions: the same settings, the same records, no printing.
 
-    model = edgetl.train("flowers", "models/flowers", TrainConfig(image_size=96))
-    model.export()
-    model.verify(VerifyConfig(max_drop=1.0))
-    for row in model.predict(["rose.jpg"]):
-        print(row.path, row.label, row.probability)
+model = edgetl.train("flowers", "models/flowers", TrainConfig(image_size=96))
+model.export()
+model.verify(VerifyConfig(max_drop=1.0))
+for row in model.predict(["rose.jpg"]):
+    print(row.path, row.label, row.probability)
 """
 
 from collections.abc import Iterable
@@ -21,6 +21,7 @@ from edgetl.config import (
     TrainConfig,
     VerifyConfig,
 )
+from edgetl.errors import needing
 from edgetl.results import DataReport, Finding, Parity, Scores, Timing
 from edgetl.rows import Prediction
 
@@ -32,7 +33,8 @@ def open(folder: str | Path) -> "OpenModel":  # noqa: A001 - edgetl.open reads w
 
 def train(data: str | Path, output: str | Path, config: TrainConfig | None = None) -> "OpenModel":
     """`edgetl train`: fine-tune on a folder of labelled images; needs `edgetl[train]`."""
-    from edgetl.steps.train import train as step
+    with needing("train", "Training"):
+        from edgetl.steps.train import train as step
 
     return OpenModel(step(Path(data), Path(output), config or TrainConfig()))
 
@@ -77,7 +79,8 @@ class OpenModel:
 
     def export(self, config: ExportConfig | None = None) -> tuple[str, ...]:
         """Make ONNX and TFLite files; returns the artifacts' names. Needs `edgetl[train]`."""
-        from edgetl.steps.export import export as step
+        with needing("train", "Exporting"):
+            from edgetl.steps.export import export as step
 
         self._model, exported = step(self._model, config or ExportConfig())
         return tuple(artifact.name for artifact in exported.artifacts)

@@ -2,20 +2,22 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgetl.config import Block, Format, Head, Precision
 from edgetl.errors import ModelFolderError, UsageError
 from edgetl.files import locked, write_atomically
-from edgetl.records import RecordError, from_json, to_json
+from edgetl.records import RecordError, from_plain, parse, to_json
 from edgetl.results import Parity, Scores, Timing
 
 SCHEMA_VERSION = 1
 CARD_FILE = "card.json"
 KERAS_FILE = "model.keras"
 REFERENCE_FILE = "reference.npz"
+PARTIAL_SUFFIX = ".partial"  # of a folder that training has not finished
 KERAS = "keras"  # the name of the full-precision network where artifacts are named
 
 
@@ -167,12 +169,19 @@ class Model:
         for artifact in self.card.artifacts:
             if artifact.name == name:
                 return artifact
-        known = ", ".join(artifact.name for artifact in self.card.artifacts) or "none; run edgetl export first"
+        known = (
+            ", ".join(artifact.name for artifact in self.card.artifacts) or "none; run edgetl export first"
+        )
         raise UsageError(f"{self.folder} has no artifact called {name!r}.", f"It has: {known}.")
 
     def read(self, artifact: Artifact) -> bytes:
-        """An artifact's bytes, exactly those that were exported. Raises `ModelFolderError` when they are not."""
+        """An artifact's bytes, exactly those that were exported. Raises `ModelFolderError`."""
         path = self.folder / artifact.file
+        if path.parent != self.folder:  # a card from elsewhere must not pick files from here
+            raise ModelFolderError(
+                f"The card of {self.folder} names a file outside its folder: {artifact.file!r}.",
+                "Use only model folders from people you trust.",
+            )
         if not path.is_file():
             raise ModelFolderError(f"{path} is missing.", f"Run edgetl export {self.folder} again.")
         content = path.read_bytes()
@@ -198,26 +207,42 @@ def read_card(folder: Path) -> ModelCard:
     """`card.json` of a model folder. Raises `ModelFolderError`."""
     path = folder / CARD_FILE
     if not path.is_file():
-        partial = folder.with_name(folder.name + ".partial")
-        if partial.is_dir():
-            raise ModelFolderError(
-                f"{folder} is not finished: training was interrupted.", "Run the same edgetl train with --resume."
-            )
-        raise ModelFolderError(
-            f"{folder} is not a model folder (it has no {CARD_FILE}).", "Make one with: edgetl train DATA -o MODEL"
-        )
+        raise _not_a_model(folder)
     try:
-        card = from_json(ModelCard, path.read_bytes())
+        plain = parse(path.read_bytes())
+        _check_version(path, plain)
+        return from_plain(ModelCard, plain)
+    except OSError as error:
+        raise ModelFolderError(
+            f"{path} cannot be read: {error.strerror}.", "Check its permissions."
+        ) from error
     except RecordError as error:
         raise ModelFolderError(
             f"{path} cannot be read: {error}.", "Restore the folder from a copy, or train again."
         ) from error
-    if card.schema_version != SCHEMA_VERSION:
+
+
+def _not_a_model(folder: Path) -> ModelFolderError:
+    if folder.with_name(folder.name + PARTIAL_SUFFIX).is_dir():
+        return ModelFolderError(
+            f"{folder} is not finished: training was interrupted.", "Run the same edgetl train with --resume."
+        )
+    if not folder.exists():
+        return ModelFolderError(f"{folder} does not exist.", "Check the path of the model folder.")
+    return ModelFolderError(
+        f"{folder} is not a model folder (it has no {CARD_FILE}).",
+        "Make one with: edgetl train DATA -o MODEL",
+    )
+
+
+def _check_version(path: Path, plain: Any) -> None:
+    """Before anything else is looked at: another version may have other fields."""
+    version = plain.get("schema_version") if isinstance(plain, dict) else None
+    if isinstance(version, int) and version != SCHEMA_VERSION:
         raise ModelFolderError(
-            f"{path} has schema version {card.schema_version}; this edgetl reads version {SCHEMA_VERSION}.",
+            f"{path} has schema version {version}; this edgetl reads version {SCHEMA_VERSION}.",
             "Use the edgetl version that made it, or train again.",
         )
-    return card
 
 
 def with_artifact(card: ModelCard, artifact: Artifact) -> ModelCard:
@@ -232,18 +257,19 @@ def with_artifact(card: ModelCard, artifact: Artifact) -> ModelCard:
     )
 
 
-def chosen_artifacts(model: Model, name: str | None) -> Iterator[Artifact]:
-    """The named artifact, or all of them. Raises `UsageError` when there are none."""
+def chosen_artifacts(model: Model, name: str | None) -> tuple[Artifact, ...]:
+    """The named artifact, or all of them.
+
+    Raises `UsageError` when there is none of that name, `ModelFolderError` when there is none at all.
+    """
     if name is not None:
-        yield model.artifact(name)
-        return
+        return (model.artifact(name),)
     if not model.card.artifacts:
         raise ModelFolderError(
             f"{model.folder} has no exported artifacts yet.", f"Run: edgetl export {model.folder}"
         )
-    yield from model.card.artifacts
+    return model.card.artifacts
 
 
 def _artifact_order(artifact: Artifact) -> tuple[int, int]:
     return list(Format).index(artifact.format), list(Precision).index(artifact.precision)
-

@@ -1,40 +1,10 @@
-"""Every setting, declared once: type, default, range and help here; the flag, the check and the card follow."""
+"""Every setting, declared once: type, default, range, help; the flag, the check and the card follow."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from edgetl.errors import UsageError
-
-
-def option(
-    default: Any,
-    help: str,  # noqa: A002 - the word every command line library uses
-    *,
-    min: float | None = None,  # noqa: A002
-    max: float | None = None,  # noqa: A002
-) -> Any:
-    """A field of a settings record that is also a command-line option. `min` and `max` are inclusive."""
-    return field(default=default, metadata={"help": help, "min": min, "max": max})
-
-
-def check_ranges(settings: Any) -> None:
-    """Hold callers who skip the command line to the same ranges. Raises `UsageError`."""
-    for item in fields(settings):
-        value = getattr(settings, item.name)
-        low, high = item.metadata.get("min"), item.metadata.get("max")
-        if value is None or isinstance(value, (str, bool)) or (low is None and high is None):
-            continue
-        if (low is not None and value < low) or (high is not None and value > high):
-            raise UsageError(f"{item.name} is {value}.", f"Choose a value from {low} to {high}.")
-
-
-class _Checked:
-    """Settings that refuse values out of range when they are made."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
+from edgetl.settings import Checked, option
 
 
 class Recipe(StrEnum):
@@ -95,7 +65,7 @@ class ClassWeights(StrEnum):
 
 
 class TrunkInput(StrEnum):
-    """What a foreign weights file expects: Keras's VGG16 (BGR minus mean) or torchvision's (RGB, mean and std)."""
+    """What a foreign trunk expects: Keras's VGG16 (BGR minus mean) or torchvision's (RGB, mean and std)."""
 
     KERAS = "keras"
     TORCHVISION = "torchvision"
@@ -119,18 +89,26 @@ class Precision(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(_Checked):
+class DataConfig(Checked):
     """How a folder of images becomes four roles."""
 
-    seed: int = option(0, "Seed of every random choice.", min=0)
-    tuning_share: float = option(0.12, "Share kept for model selection where there is no val/.", min=0.02, max=0.5)
+    seed: int = option(0, "Seed of every random choice.", min=0, panel="Data")
+    tuning_share: float = option(
+        0.12, "Share kept for model selection where there is no val/.", min=0.02, max=0.5, panel="Data"
+    )
     calibration_share: float = option(
-        0.08, "Share of the rest kept for quantization ranges, at most 256 images.", min=0.01, max=0.5
+        0.08,
+        "Share of the rest kept for quantization ranges, at most 256 images.",
+        min=0.01,
+        max=0.5,
+        panel="Data",
     )
     certification_share: float = option(
-        0.25, "Share kept for the parity proof where there is no test/.", min=0.02, max=0.8
+        0.25, "Share kept for the parity proof where there is no test/.", min=0.02, max=0.8, panel="Data"
     )
-    class_map: Path | None = option(None, "A file with one class name per line that fixes the class order.")
+    class_map: Path | None = option(
+        None, "A file with one class name per line that fixes the class order.", panel="Data"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,58 +118,114 @@ class TrainConfig(DataConfig):
     recipe: Recipe = option(
         Recipe.DEFAULT,
         "default: frozen trunk, head, then fine-tuning of the top; classic: the widely copied Keras recipe.",
+        panel="Training",
     )
-    weights: str = option("imagenet", "imagenet, edges, random, a weights file or a model folder.")
-    weights_input: TrunkInput = option(TrunkInput.KERAS, "What a foreign .onnx, .h5 or .keras trunk expects.")
-    allow_download: bool = option(False, "Let Keras fetch the ImageNet weights when they are not on this machine.")
-    image_size: int = option(96, "Height and width of the network's input, pixels.", min=32, max=512)
+    weights: str = option(
+        "imagenet", "imagenet, edges, random, a weights file or a model folder.", panel="Network"
+    )
+    weights_input: TrunkInput = option(
+        TrunkInput.KERAS, "What a foreign .onnx, .h5 or .keras trunk expects.", panel="Network"
+    )
+    allow_download: bool = option(
+        False, "Let Keras fetch the ImageNet weights when they are not on this machine.", panel="Network"
+    )
+    image_size: int = option(
+        96, "Height and width of the network's input, pixels.", min=32, max=512, panel="Network"
+    )
     cut: Block | None = option(
-        None, "Last block of VGG16 that is kept (default: block4 below 160 pixels, else block5; classic: block5)."
+        None,
+        "Last block of VGG16 that is kept (default: block4 below 160 pixels, else block5; classic: block5).",
+        panel="Network",
     )
-    head: Head | None = option(None, "gap or flatten (default: gap; classic: flatten).")
-    unfreeze: Unfreeze | None = option(None, "Lowest block to fine-tune (default: the top block; classic: all).")
-    epochs_head: int | None = option(None, "Epochs of stage 1 (default: 60; classic: 10).", min=1, max=10000)
-    epochs_finetune: int | None = option(None, "Epochs of stage 2 (default: 8; classic: 10).", min=0, max=10000)
-    steps_per_epoch: int | None = option(None, "Steps per epoch (default: all images; classic: 100).", min=1)
-    batch: int = option(32, "Images per step.", min=1, max=4096)
-    optimizer: Optimizer = option(Optimizer.SGD, "sgd (Nesterov momentum 0.9) or adam.")
-    rate_head: float | None = option(None, "Learning rate of stage 1 (default: 0.02; classic: 1e-4).", min=0, max=10)
-    rate_finetune: float | None = option(None, "Learning rate of stage 2 (default: 1e-4; classic: 1e-4).", min=0, max=10)
-    weight_decay: float | None = option(None, "L2 decay of kernels per step (default: 20 / training images; classic: 0).", min=0, max=1)
-    augment: Augment | None = option(None, "off, light or strong (default: light; classic: off).")
-    views: int | None = option(None, "Varied copies of each image in a frozen-trunk stage (default: 4).", min=1, max=64)
-    class_weights: ClassWeights = option(ClassWeights.NONE, "balanced: rare classes count more.")
-    patience: int | None = option(None, "Epochs without a better tuning loss before a stage ends (default: 10, fine-tuning 2; classic: never).", min=1)
-    minutes: float | None = option(None, "Stop training after this many minutes and keep the best so far.", min=0.01)
-    tensorboard: Path | None = option(None, "Also write the curves for TensorBoard into this folder.")
-    resume: bool = option(False, "Continue a run that was interrupted.")
-    overwrite: bool = option(False, "Replace the model folder if it exists, once the new model is complete.")
+    head: Head | None = option(None, "gap or flatten (default: gap; classic: flatten).", panel="Network")
+    unfreeze: Unfreeze | None = option(
+        None, "Lowest block to fine-tune (default: the top block; classic: all).", panel="Training"
+    )
+    epochs_head: int | None = option(
+        None, "Epochs of stage 1 (default: 60; classic: 10).", min=1, max=10000, panel="Training"
+    )
+    epochs_finetune: int | None = option(
+        None, "Epochs of stage 2 (default: 8; classic: 10).", min=0, max=10000, panel="Training"
+    )
+    steps_per_epoch: int | None = option(
+        None, "Steps per epoch (default: all images; classic: 100).", min=1, panel="Training"
+    )
+    batch: int = option(32, "Images per step.", min=1, max=4096, panel="Training")
+    optimizer: Optimizer = option(Optimizer.SGD, "sgd (Nesterov momentum 0.9) or adam.", panel="Training")
+    rate_head: float | None = option(
+        None, "Learning rate of stage 1 (default: 0.02; classic: 1e-4).", min=0, max=10, panel="Training"
+    )
+    rate_finetune: float | None = option(
+        None, "Learning rate of stage 2 (default: 1e-4; classic: 1e-4).", min=0, max=10, panel="Training"
+    )
+    weight_decay: float | None = option(
+        None,
+        "L2 decay of kernels per step (default: 20 / training images; classic: 0).",
+        min=0,
+        max=1,
+        panel="Training",
+    )
+    augment: Augment | None = option(
+        None, "off, light or strong (default: light; classic: off).", panel="Training"
+    )
+    views: int | None = option(
+        None,
+        "Varied copies of each image in a frozen-trunk stage (default: 4).",
+        min=1,
+        max=64,
+        panel="Training",
+    )
+    class_weights: ClassWeights = option(
+        ClassWeights.NONE, "balanced: rare classes count more.", panel="Training"
+    )
+    patience: int | None = option(
+        None,
+        "Epochs without a better tuning loss that end a stage (default: 10, fine-tuning 2; classic: never).",
+        min=1,
+        panel="Training",
+    )
+    minutes: float | None = option(
+        None, "Stop training after this many minutes and keep the best so far.", min=0.01, panel="Run"
+    )
+    tensorboard: Path | None = option(
+        None, "Also write the curves for TensorBoard into this folder.", panel="Run"
+    )
+    resume: bool = option(False, "Continue a run that was interrupted.", panel="Run")
+    overwrite: bool = option(
+        False, "Replace the model folder if it exists, once the new model is complete.", panel="Run"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(_Checked):
+class EvalConfig(Checked):
     """Which artifact to score, and how."""
 
-    artifact: str | None = option(None, "keras, onnx-fp32, onnx-int8, tflite-int8 ... (default: the best at hand).")
+    artifact: str | None = option(
+        None, "keras, onnx-fp32, onnx-int8, tflite-int8 ... (default: the best at hand)."
+    )
     batch: int = option(32, "Images per step.", min=1, max=4096)
     threads: int = option(0, "CPU threads, 0: all.", min=0, max=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(_Checked):
+class ExportConfig(Checked):
     """Which files to make."""
 
     format: str = option("onnx,tflite", "onnx, tflite or both, comma separated.")
     precision: str | None = option(
-        None, "fp32, fp16, int8, w8a32 (dynamic range), w8a16 (TFLite only, slow on CPUs), comma separated (default: all but w8a16)."
+        None,
+        "fp32, fp16, int8, w8a32 (dynamic range), w8a16 (TFLite only, slow on CPUs), comma separated "
+        "(default: all but w8a16).",
     )
     data: Path | None = option(None, "Where the data folder is now (default: where it was at training).")
-    calibration_images: int = option(200, "At most this many calibration images set the int8 ranges.", min=1, max=5000)
+    calibration_images: int = option(
+        200, "At most this many calibration images set the int8 ranges.", min=1, max=5000
+    )
     threads: int = option(0, "CPU threads, 0: all.", min=0, max=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyConfig(_Checked):
+class VerifyConfig(Checked):
     """What parity is promised."""
 
     max_drop: float = option(1.0, "Largest loss of accuracy allowed, in points.", min=0.01, max=100)
@@ -202,10 +236,12 @@ class VerifyConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(_Checked):
+class PredictConfig(Checked):
     """How to run a model over images."""
 
-    artifact: str | None = option(None, "onnx-int8, tflite-int8 ... (default: the fastest ONNX file at parity).")
+    artifact: str | None = option(
+        None, "onnx-int8, tflite-int8 ... (default: the fastest ONNX file at parity)."
+    )
     output: str = option("-", "A .parquet, .csv or .jsonl file; - prints JSON lines.")
     top: int = option(1, "Also give the K most likely classes.", min=1, max=1000)
     batch: int = option(16, "Images per step.", min=1, max=4096)
@@ -213,7 +249,7 @@ class PredictConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig(_Checked):
+class BenchConfig(Checked):
     """How long to measure."""
 
     artifact: str | None = option(None, "One artifact (default: all).")
@@ -222,7 +258,7 @@ class BenchConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig(_Checked):
+class DemoConfig(Checked):
     """The guided run on shipped images."""
 
     image_size: int = option(64, "Height and width of the network's input, pixels.", min=32, max=512)
@@ -230,7 +266,7 @@ class DemoConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig(_Checked):
+class ReportConfig(Checked):
     """Where the page goes."""
 
     output: Path | None = option(None, "The HTML file to write (default: report.html in the model folder).")

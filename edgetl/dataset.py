@@ -169,9 +169,10 @@ def divide(listing: Listing, read: FilesRead, config: DataConfig) -> Division:
     _check_roles(roles, listing, read)
     division = Division(roles, copies, keep_out(roles, labels, copies))
     if not division.of(Role.CERTIFICATION):
+        left, right = (read.images.paths[i] for i in (*copies.exact, *copies.near)[0])
         raise DataError(
-            "No certification image is left: all are copies of training images.",
-            "Let test/ have images of its own (edgetl data lists the copies when some are left).",
+            f"No certification image is left: all copy other images, such as {left} and {right}.",
+            "Give test/ images of its own, and each image one class.",
         )
     return division
 

@@ -12,7 +12,7 @@ from edgetl.progress import task
 # Measured on 16 x 16 RGB thumbnails of photos, of emoji at 64 pixels and of Fashion-MNIST at 28. Caught are
 # copies as JPEG of quality 75, brightened by 4 levels or (but for the 28 pixels) halved: 99 % and more;
 # photos cropped by up to 1 % a side: 95 %. Of Fashion-MNIST's 10,000 test images 26 are taken for copies of
-# training images: most are, some are plain trousers. Shirts with other prints differ by 40 levels in some cell.
+# training images: most are, some are plain trousers. Other prints on a shirt differ by 40 levels in a cell.
 LEAST_CORRELATION = 0.985
 LARGEST_DIFFERENCE = 26.0  # grey levels of 255, in the cell and channel that differ most
 FLAT_CONTRAST = 2.0  # standard deviation in grey levels; below it correlation is that of noise

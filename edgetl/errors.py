@@ -14,6 +14,8 @@ not errors: the records of `predict` and `verify` carry them. Anything that is n
 bug and keeps its traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import ClassVar
 
@@ -66,7 +68,20 @@ class MissingExtra(EdgetlError):  # noqa: N818 - it names what is missing, like 
     """An optional dependency that is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs packages that are not installed.", f"pip install 'edgetl[{extra}]'")
+        super().__init__(
+            f"{feature} needs packages that are not installed.", f"pip install 'edgetl[{extra}]'"
+        )
+
+
+@contextmanager
+def needing(extra: str, feature: str) -> Iterator[None]:
+    """Turn a package that an import inside the block does not find into `MissingExtra`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "edgetl":
+            raise  # our bug, not a missing package
+        raise MissingExtra(feature, extra) from error
 
 
 class StorageError(EdgetlError):

@@ -4,7 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,11 +24,16 @@ _STORAGE_REASONS = {
     errno.EEXIST: ("a part of the path is a file, not a folder", "Choose another path."),
     errno.EISDIR: ("the path is a folder", "Name a file."),
     errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter name."),
+    errno.EFBIG: (
+        "the file would be larger than is allowed here",
+        "Choose another disk, or raise the limit (ulimit -f).",
+    ),
+    errno.EIO: ("the disk reports an error", "Check the disk, or choose another one."),
 }
 
 
 def refuse_storage(error: OSError, path: Path) -> NoReturn:
-    """Raise the `StorageError` that tells a person what the disk refused; `path` is what was being written."""
+    """Raise the `StorageError` that tells a person what the disk refused while `path` was being written."""
     if error.errno not in _STORAGE_REASONS:
         raise error
     reason, fix = _STORAGE_REASONS[error.errno]
@@ -58,21 +63,19 @@ def replacing(path: Path) -> Iterator[Path]:
     old file or the new one. Raises `StorageError` when the disk refuses; the temporary file is removed.
     """
     make_folder(path.parent)
-    temporary: Path | None = None
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{path.suffix}"
     try:
         with storing(path):
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX, suffix=path.suffix)
-            temporary = Path(name)
-            os.close(handle)
+            temporary.touch(
+                0o666, exist_ok=False
+            )  # less the umask: the device's service user must read models
             yield temporary
-            temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600; the device's service user must read models
             _sync(temporary)
             temporary.replace(path)
-            _sync(path.parent)
+            _sync_folder(path.parent)
     finally:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -106,9 +109,13 @@ def fingerprint(parts: Iterable[str]) -> str:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on the file `path` (created if missing) against other edgetl processes."""
-    with storing(path), path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with storing(path):
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
 
 
 def _sync(path: Path) -> None:
@@ -119,7 +126,9 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_folder(folder: Path) -> None:
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot sync a folder
+            raise

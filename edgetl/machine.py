@@ -1,12 +1,17 @@
-"""What this machine is, as far as results depend on it."""
+"""What this machine is, as far as results depend on it. Linux tells; elsewhere less is known."""
 
+import os
 import platform
 from pathlib import Path
 
+_CPU_INFO = Path("/proc/cpuinfo")
+_MEMORY_INFO = Path("/proc/meminfo")
+_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
 
 def instruction_set() -> str:
-    """Such as "x86-64 AVX512-VNNI"."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    """Such as "x86-64 AVX512-VNNI", "x86-64 AVX2" or "aarch64 dotprod": what decides how int8 is computed."""
+    text = _read(_CPU_INFO)
     if platform.machine() == "aarch64":
         return "aarch64 dotprod" if "asimddp" in text else "aarch64"
     for flag, name in (("avx512_vnni", "AVX512-VNNI"), ("avx_vnni", "AVX-VNNI"), ("avx2", "AVX2")):
@@ -17,7 +22,29 @@ def instruction_set() -> str:
 
 def cpu_name() -> str:
     """The processor's own name."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in _read(_CPU_INFO).splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gib() -> float:
+    """Memory that this process may use, GiB (2^30 bytes): machine's or container's; 0 where unknown."""
+    lines = _read(_MEMORY_INFO).splitlines()
+    limits = [int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemTotal:")]
+    container = _read(_MEMORY_LIMIT).strip()
+    if container.isdigit():
+        limits.append(int(container) / 2**30)
+    return min(limits, default=0.0)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def native_output_hidden() -> Iterator[None]:
-    """Throw away what C++ code writes to file descriptor 2 inside the block; Python's errors still reach it after."""
+    """Throw away what C++ code writes to file descriptor 2 inside the block."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import sys
 import types
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Record = TypeVar("Record")
+_IN_WORDS = {str: "a text", int: "a whole number", bool: "true or false"}
 
 
 class RecordError(ValueError):
@@ -33,18 +35,39 @@ def to_plain(value: Any) -> Any:
 
 
 def to_json(record: Any) -> str:
-    """A record as indented JSON text that ends in a newline."""
-    return json.dumps(to_plain(record), indent=1, ensure_ascii=False) + "\n"
+    """A record as indented JSON that ends in a newline; ASCII, so that no locale or file name spoils it."""
+    return json.dumps(to_plain(record), indent=1, allow_nan=False) + "\n"
 
 
 def from_json(record_type: type[Record], text: str | bytes) -> Record:
     """The inverse of `to_json`. Raises `RecordError` for anything but exactly that record."""
+    return from_plain(record_type, parse(text))
+
+
+def parse(text: str | bytes) -> Any:
+    """What JSON text holds. Raises `RecordError`, also for NaN, infinities and names given twice."""
     try:
-        plain = json.loads(text)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"not JSON: {error}") from error
+
+
+def from_plain(record_type: type[Record], plain: Any) -> Record:
+    """Parsed JSON as a record. Raises `RecordError`."""
     result: Record = _build(record_type, plain, "")
     return result
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"a name is given twice in {names!r:.80}")
+    return found
 
 
 def _build(kind: Any, value: Any, place: str) -> Any:
@@ -98,12 +121,13 @@ def _build_scalar(kind: Any, value: Any, place: str) -> Any:
         if value is None:
             return math.nan
         _expect(isinstance(value, (int, float)) and not isinstance(value, bool), value, "a number", place)
+        _expect(abs(value) <= sys.float_info.max, value, "a number within float64", place)
         return float(value)
     if kind is Path:
         _expect(isinstance(value, str), value, "a path", place)
         return Path(value)
     exact = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    _expect(exact, value, f"a {kind.__name__}", place)
+    _expect(exact, value, _IN_WORDS[kind], place)
     return value
 
 

@@ -1,7 +1,7 @@
 """`reference.npz`: the full-precision probabilities of the certification images, and a few of the images.
 
-Every later check compares with these, so parity needs no TensorFlow; the stored images let a device that has no
-data folder check itself.
+Every later check compares with these, so parity needs no TensorFlow; the stored images let a device that has
+no data folder check itself.
 """
 
 import io
@@ -15,7 +15,7 @@ from edgetl.card import Model
 from edgetl.dataset import Entry, Images, read_images
 from edgetl.errors import DataError, ModelFolderError
 from edgetl.files import sha256_of, write_atomically
-from edgetl.records import from_json, to_json
+from edgetl.records import RecordError, from_json, to_json
 
 CALIBRATION_FILE = "calibration.json"
 STORED_IMAGES = 32  # a self-test, not a proof: enough to see a wrong channel order, label order or mean
@@ -66,7 +66,8 @@ def read_reference(model: Model) -> ReferenceData:
         raise ModelFolderError(f"{path} is missing.", "Restore it from a copy, or train again.")
     if sha256_of(path) != model.card.reference.sha256:
         raise ModelFolderError(
-            f"{path} is not the file that training wrote (its SHA-256 differs).", "Restore it, or train again."
+            f"{path} is not the file that training wrote (its SHA-256 differs).",
+            "Restore it, or train again.",
         )
     with np.load(path, allow_pickle=False) as file:
         return ReferenceData(
@@ -92,13 +93,19 @@ def read_calibration_pixels(model: Model, folder: Path, most: int) -> NDArray[np
     path = model.folder / CALIBRATION_FILE
     if not path.is_file():
         raise ModelFolderError(f"{path} is missing.", "Restore it from a copy, or train again.")
-    listed = from_json(FileList, path.read_bytes())
+    try:
+        listed = from_json(FileList, path.read_bytes())
+    except RecordError as error:
+        raise ModelFolderError(
+            f"{path} cannot be read: {error}.", "Restore it from a copy, or train again."
+        ) from error
     order = np.random.default_rng(model.card.data.seed).permutation(len(listed.paths))[:most]
     files = [Entry(folder / listed.paths[i], 0, "") for i in sorted(order)]
     missing = [entry.path for entry in files if not entry.path.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(files)} calibration images are not in {folder} (first: {missing[0].name}).",
+            f"{len(missing)} of {len(files)} calibration images are not in {folder} "
+            f"(first: {missing[0].name}).",
             "Say where the data folder is now with --data DIR.",
         )
     found, _, skipped = read_images(files, folder, model.card.input.height, model.card.input.width)
@@ -108,15 +115,17 @@ def read_calibration_pixels(model: Model, folder: Path, most: int) -> NDArray[np
 
 
 def certification_images(model: Model, folder: Path) -> Images:
-    """The certification images of a model, read from `folder`. Raises `DataError` unless all are there, unchanged."""
+    """The certification images of a model, from `folder`. Raises `DataError` unless all are unchanged."""
     reference = read_reference(model)
     files = [
-        Entry(folder / path, int(label), "") for path, label in zip(reference.paths, reference.labels, strict=True)
+        Entry(folder / path, int(label), "")
+        for path, label in zip(reference.paths, reference.labels, strict=True)
     ]
     missing = [entry.path for entry in files if not entry.path.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(files)} certification images are not in {folder} (first: {missing[0].name}).",
+            f"{len(missing)} of {len(files)} certification images are not in {folder} "
+            f"(first: {missing[0].name}).",
             "Say where the data folder is now with --data DIR.",
         )
     found, _, _ = read_images(files, folder, model.card.input.height, model.card.input.width)

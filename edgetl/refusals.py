@@ -41,6 +41,7 @@ NO_MEMORY = Refused(Refusal.TOO_LARGE, "It does not fit into memory.")
 
 
 def refused_by_system(error: OSError | ValueError) -> Refused:
+    """What opening or reading a file raised, in words."""
     # ValueError has no number: a path that no system call takes, as one with a zero byte.
     match getattr(error, "errno", errno.ENOENT):
         case errno.ENOENT | errno.ENOTDIR:
@@ -53,6 +54,7 @@ def refused_by_system(error: OSError | ValueError) -> Refused:
 
 
 def refused_by_size(width: int, height: int) -> Refused | None:
+    """Why an image of this size, in pixels, is not decoded; None where it is."""
     if width * height > MAX_PIXELS:
         limit = f"{MAX_PIXELS:,} pixels in all"
     elif max(width, height) > MAX_SIDE:

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -364,6 +365,15 @@ def test_accuracy_without_scores_follows_from_the_paired_counts(tmp_path):
     assert row.interval.low < row.accuracy < row.interval.high
     scored = next(row for row in measured(card) if row.name == "tflite-int8")
     assert scored.accuracy == card.scores["tflite-int8"].accuracy
+
+
+def test_the_printed_script_is_python_that_names_the_file(tmp_path):
+    reader = page(replace(full_card(tmp_path), name="my flowers"), {})
+    shell, script = (unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", reader, re.DOTALL))
+    assert "edgetl predict 'my flowers' photos/" in shell
+    compile(script, "script", "exec")
+    assert 'InferenceSession("model.onnx-w8a32")' in script
+    assert "resize((96, 96)" in script
 
 
 def test_axis_ticks_are_round_and_inside():

@@ -10,12 +10,12 @@ from edgetl.config import BenchConfig
 if TYPE_CHECKING:
     from edgetl.steps.bench import Benched
 
-COLUMNS = ("artifact", "size", "load ms", "p50 ms", "p95 ms", "images/s", "batch", "memory MiB", "x fp32")
+COLUMNS = ("artifact", "size", "load ms", "p50 ms", "p95 ms", "images/s", "batch", "MiB", "x fp32")
 
 
 @command(BenchConfig)
 def bench(model: ModelFolder, config: BenchConfig) -> Outcome:
-    """Measure load time, latency, throughput and memory of every artifact on this machine."""
+    """Measure speed and memory on this machine. Load time, latency and throughput of every artifact."""
     from edgetl.card import Model
     from edgetl.steps.bench import bench as step
 
@@ -38,5 +38,6 @@ def _show(benched: "Benched") -> None:
         )
         for timing in benched.timings
     ]
-    notes = [f"{benched.timings[0].cpu}, {benched.timings[0].threads} threads; p50 and p95 for one image at a time"]
-    table("", COLUMNS, rows, notes)
+    first = benched.timings[0]
+    note = f"{first.cpu}, {first.threads} threads; p50 and p95 for one image at a time; MiB: peak memory"
+    table("", COLUMNS, rows, [note])

@@ -3,17 +3,24 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
+from edgetl.cli.show import printable, settle_standard_output
 from edgetl.errors import EdgetlError, ExitCode
+from edgetl.files import storing
 from edgetl.progress import REPORTER
 
-ModelFolder = Annotated[Path, typer.Argument(help="A model folder, as made by edgetl train.", show_default=False)]
+ModelFolder = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model folder, as made by edgetl train.")
+]
+SHORT_FLAGS = {"output": ("-o",), "artifact": ("-a",), "format": ("-f",), "precision": ("-p",)}
 
 
 @dataclass(frozen=True)
@@ -48,84 +55,98 @@ def command(config_type: type | None = None) -> Callable[[Callable[..., Outcome]
 
 def register(app: typer.Typer, name: str, body: Callable[..., None]) -> None:
     """Add a command to the program."""
-    app.command(name)(body)
+    app.command(name, cls=GroupedHelp)(body)
+
+
+class GroupedHelp(TyperCommand):
+    """Lists options under the same headings in plain help as rich does in a terminal."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per heading, in the order in which they first appear; the plain ones first."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                plain = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                heading = getattr(parameter, "rich_help_panel", None) or plain
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
 
 def _flags(config_type: type) -> list[inspect.Parameter]:
     """One option per field; type, default, range and help are the field's."""
     hints = get_type_hints(config_type)
-    short = {"output": ("-o",), "artifact": ("-a",), "format": ("-f",), "precision": ("-p",)}
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[
-                hints[field.name],
-                typer.Option(
-                    f"--{field.name.replace('_', '-')}",
-                    *short.get(field.name, ()),
-                    help=field.metadata["help"],
-                    min=field.metadata["min"],
-                    max=field.metadata["max"],
-                    show_default=field.default is not None and field.default is not False,
-                ),
-            ],
-        )
-        for field in fields(config_type)
-    ]
+    return [_flag(field, hints[field.name]) for field in fields(config_type)]
 
 
-def _json_flag() -> inspect.Parameter:
+def _flag(field: Field[Any], kind: Any) -> inspect.Parameter:
+    told = typer.Option(
+        f"--{field.name.replace('_', '-')}",
+        *SHORT_FLAGS.get(field.name, ()),
+        help=field.metadata["help"],
+        min=field.metadata["min"],
+        max=field.metadata["max"],
+        rich_help_panel=field.metadata["panel"],
+        show_default=field.default is not None and field.default is not False,
+    )
     return inspect.Parameter(
-        "json",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False,
-        annotation=Annotated[bool, typer.Option("--json", help="Print the result as JSON.", show_default=False)],
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, told]
     )
 
 
-class _boundary:  # noqa: N801 - reads as the statement it is
+def _json_flag() -> inspect.Parameter:
+    told = typer.Option("--json", help="Print the result, or the error, as JSON.", show_default=False)
+    return inspect.Parameter(
+        "json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, told]
+    )
+
+
+@contextmanager
+def _boundary(as_json: bool) -> Iterator[None]:
     """Errors become one sentence, one hint and an exit code here, and nowhere else."""
+    from edgetl.cli.reporter import reporter_for
 
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-
-    def __enter__(self) -> None:
-        from edgetl.cli.reporter import reporter_for
-
-        self._token = REPORTER.set(reporter_for(sys.stderr))
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        REPORTER.reset(self._token)
-        if isinstance(error, KeyboardInterrupt):
-            typer.echo("\nInterrupted. Nothing is half written; train can be continued with --resume.", err=True)
-            raise typer.Exit(ExitCode.INTERRUPTED) from error
-        if isinstance(error, BrokenPipeError):
-            sys.stderr.close()  # the reader went away, as `head` does; say nothing
-            raise typer.Exit(ExitCode.DONE) from error
-        if isinstance(error, EdgetlError):
-            _show_error(error, self._as_json)
-            raise typer.Exit(error.exit_code) from error
+    token = REPORTER.set(reporter_for(sys.stderr))
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        typer.echo("\nInterrupted. Nothing is half written; train can be continued with --resume.", err=True)
+        raise typer.Exit(ExitCode.INTERRUPTED) from error
+    except BrokenPipeError as error:  # the reader went away, as `head` does
+        settle_standard_output()
+        raise typer.Exit(ExitCode.DONE) from error
+    except EdgetlError as error:
+        _show_error(error, as_json)
+        settle_standard_output()
+        raise typer.Exit(error.exit_code) from error
+    finally:
+        REPORTER.reset(token)
 
 
 def _show_error(error: EdgetlError, as_json: bool) -> None:
     if as_json:
         import json
 
-        typer.echo(json.dumps({"error": error.what, "fix": error.fix, "exit_code": int(error.exit_code)}))
-        return
-    typer.secho(f"error: {error.what}", fg=typer.colors.RED, err=True)
+        with suppress(OSError):  # where standard output itself is what failed, standard error tells it
+            told = {"error": error.what, "fix": error.fix, "exit_code": int(error.exit_code)}
+            typer.echo(json.dumps(told))
+            return
+    typer.secho(f"error: {printable(error.what)}", fg=typer.colors.RED, err=True)
     if error.fix:
-        typer.secho(f"  fix: {error.fix}", err=True)
+        typer.secho(f"  fix: {printable(error.fix)}", err=True)
 
 
 def _finish(outcome: Outcome, as_json: bool) -> None:
-    if as_json:
-        from edgetl.records import to_json
+    with storing(Path("standard output")):
+        if as_json:
+            from edgetl.records import to_json
 
-        typer.echo(to_json(outcome.record), nl=False)
-    else:
-        outcome.show(outcome.record)
+            typer.echo(to_json(outcome.record), nl=False)
+        else:
+            outcome.show(outcome.record)
+        sys.stdout.flush()
     if outcome.exit_code is not ExitCode.DONE:
         raise typer.Exit(outcome.exit_code)

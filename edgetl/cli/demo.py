@@ -8,21 +8,34 @@ import typer
 from edgetl.cli.command import Outcome, command
 from edgetl.cli.show import lines, share, size, table
 from edgetl.config import DemoConfig
-from edgetl.errors import ExitCode
+from edgetl.errors import ExitCode, needing
 
 if TYPE_CHECKING:
     from edgetl.steps.demo import DemoResult, DemoRow
 
-COLUMNS = ("artifact", "size", "accuracy", "95 % interval", "drop", "at most", "verdict", "p50 ms", "images/s")
+COLUMNS = (
+    "artifact",
+    "size",
+    "accuracy",
+    "95 % interval",
+    "drop",
+    "at most",
+    "verdict",
+    "p50 ms",
+    "images/s",
+)
 
 
 @command(DemoConfig)
 def demo(
     config: DemoConfig,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where everything goes.")] = Path("demo-output"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where everything goes.")] = Path(
+        "demo-output"
+    ),
 ) -> Outcome:
-    """See everything once, on shipped images: train, evaluate, export, verify, predict, bench, report."""
-    from edgetl.steps.demo import demo as step
+    """See the whole path once. On shipped images: train, evaluate, export, verify, predict, bench, report."""
+    with needing("train", "The demo"):
+        from edgetl.steps.demo import demo as step
 
     result = step(output, config)
     return Outcome(result, _show, ExitCode(result.exit_code))
@@ -31,7 +44,7 @@ def demo(
 def _show(result: "DemoResult") -> None:
     table("", COLUMNS, [_cells(row) for row in result.rows])
     lines(
-        "drop: points of accuracy lost against full precision on the same images; at most: one-sided 95 % bound",
+        "drop: points of accuracy lost on the same images; at most: its one-sided 95 % bound",
         f"model folder: {result.model}",
         f"predictions:  {result.predictions}",
         f"report:       {result.report}",

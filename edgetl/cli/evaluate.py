@@ -20,10 +20,11 @@ def evaluate(
     model: ModelFolder,
     config: EvalConfig,
     data: Annotated[
-        Path | None, typer.Argument(help="Class folders to score on (default: the certification images).")
+        Path | None,
+        typer.Argument(metavar="DATA", help="Class folders to score on (default: the certification images)."),
     ] = None,
 ) -> Outcome:
-    """Score a model on labelled images: accuracy with interval, per class, confusions, calibration."""
+    """Score a model on labelled images. Accuracy with interval, per class, confusions, calibration."""
     from edgetl.card import Model
     from edgetl.steps.evaluate import evaluate as step
 
@@ -39,7 +40,8 @@ def _show(scores: "Scores", labels: tuple[str, ...]) -> None:
     table("", ("class", "images", "precision", "recall", "F1"), rows)
     lines(
         f"{scores.artifact} on {scores.images} images ({scores.source})",
-        f"top-1 {share(scores.accuracy)} (95 % interval {share(scores.accuracy_low)} to {share(scores.accuracy_high)}), "
+        f"top-1 {share(scores.accuracy)} "
+        f"(95 % interval {share(scores.accuracy_low)} to {share(scores.accuracy_high)}), "
         f"top-5 {share(scores.top5_accuracy)}, balanced {share(scores.balanced_accuracy)}",
         f"loss {scores.loss:.3f} nats, calibration error {share(scores.calibration_error)}",
         *_confusions(scores, labels),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from edgetl.cli.command import ModelFolder, Outcome, command
 from edgetl.cli.show import size, table
 from edgetl.config import ExportConfig
+from edgetl.errors import needing
 
 if TYPE_CHECKING:
     from edgetl.steps.export import Exported
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 def export(model: ModelFolder, config: ExportConfig) -> Outcome:
     """Make ONNX and TFLite files from a trained model."""
     from edgetl.card import Model
-    from edgetl.steps.export import export as step
+
+    with needing("train", "Exporting"):
+        from edgetl.steps.export import export as step
 
     _, exported = step(Model.open(model), config)
     return Outcome(exported, _show)

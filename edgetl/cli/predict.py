@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgetl.cli.command import ModelFolder, Outcome, command
+from edgetl.cli.show import printable
 from edgetl.config import PredictConfig
 from edgetl.errors import ExitCode, UsageError
 
@@ -22,12 +23,12 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, patterns, or - for a list of paths on standard input.", show_default=False
+            metavar="IMAGES", help="Files, folders, patterns, or - for a list of paths on standard input."
         ),
     ],
     config: PredictConfig,
 ) -> Outcome:
-    """Classify images: one row each, in order, in a .parquet, .csv or .jsonl file or as JSON lines."""
+    """Classify any number of images. One row each, in order, as Parquet, CSV or JSON lines."""
     from edgetl.card import Model
     from edgetl.steps.predict import predict as step
 
@@ -42,7 +43,7 @@ def predict(
 def _show(summary: "PredictionSummary") -> None:
     """To standard error where standard output holds the rows."""
     for text in _texts(summary):
-        typer.echo(text, err=summary.output == "-")
+        typer.echo(printable(text), err=summary.output == "-")
 
 
 def _texts(summary: "PredictionSummary") -> list[str]:
@@ -54,8 +55,7 @@ def _texts(summary: "PredictionSummary") -> list[str]:
     if len(summary.per_label) > MOST_LABELS:
         texts.append(f"  and {len(summary.per_label) - MOST_LABELS} more classes")
     for item in summary.skipped[:MOST_REFUSED]:
-        name = item.path if item.path.isprintable() else repr(item.path)  # a name may hold terminal commands
-        texts.append(f"refused {name}: {item.reason}. {item.detail}")
+        texts.append(f"refused {item.path}: {item.reason}. {item.detail}")
     if summary.refused > MOST_REFUSED:
         texts.append(f"and {summary.refused - MOST_REFUSED} more refused: see their rows")
     return texts

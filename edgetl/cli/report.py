@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @command(ReportConfig)
 def report(model: ModelFolder, config: ReportConfig) -> Outcome:
-    """Draw everything known about a model into one HTML file."""
+    """Draw a model's card into one HTML file. Everything known about it, readable offline."""
     from edgetl.card import Model
     from edgetl.steps.report import report as step
 

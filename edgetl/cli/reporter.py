@@ -1,10 +1,11 @@
-"""How progress is drawn: bars with time left in a terminal, plain lines in a pipe; always on standard error."""
+"""How progress is drawn, on standard error: bars with time left in a terminal, plain lines in a pipe."""
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from edgetl.cli.show import printable
 from edgetl.progress import Advance, Reporter
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -21,7 +22,7 @@ class TerminalReporter:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     @contextmanager
     def task(self, name: str, total: int | None) -> Iterator[Advance]:
@@ -30,7 +31,7 @@ class TerminalReporter:
         from rich.progress import TimeRemainingColumn as TimeLeft
 
         columns = (
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn("left"), TimeLeft(),
         )  # fmt: skip
         with Progress(*columns, console=self._console) as progress:
@@ -39,7 +40,7 @@ class TerminalReporter:
 
     def say(self, text: str) -> None:
         """See `Reporter`."""
-        self._console.print(text, markup=False)
+        self._console.print(printable(text), soft_wrap=True)
 
 
 class PlainReporter:
@@ -68,4 +69,5 @@ class PlainReporter:
 
     def say(self, text: str) -> None:
         """See `Reporter`."""
-        print(text, file=self._stream, flush=True)
+        with suppress(OSError):  # nobody may be there to listen any more, which must not stop the work
+            print(printable(text), file=self._stream, flush=True)

@@ -8,6 +8,7 @@ import typer
 from edgetl.cli.command import Outcome, command
 from edgetl.cli.show import lines, share
 from edgetl.config import TrainConfig
+from edgetl.errors import needing
 
 if TYPE_CHECKING:
     from edgetl.card import ModelCard
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
 
 @command(TrainConfig)
 def train(
-    data: Annotated[Path, typer.Argument(help="One folder per class, or train/, val/, test/ of them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The model folder to make.", show_default=False)],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="One folder per class, or train/, val/, test/ of them.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model folder to make.")],
     config: TrainConfig,
 ) -> Outcome:
     """Fine-tune VGG16 on a folder of labelled images."""
-    from edgetl.steps.train import train as step
+    with needing("train", "Training"):
+        from edgetl.steps.train import train as step
 
     return Outcome(step(data, output, config).card, lambda card: _show(card, output))
 
@@ -28,7 +32,8 @@ def train(
 def _show(card: "ModelCard", output: Path) -> None:
     scores = card.scores["keras"]
     lines(
-        f"{output}: {len(card.labels)} classes, {share(scores.accuracy)} of {scores.images} certification images right "
+        f"{output}: {len(card.labels)} classes, "
+        f"{share(scores.accuracy)} of {scores.images} certification images right "
         f"(95 % interval {share(scores.accuracy_low)} to {share(scores.accuracy_high)})",
         f"kept: {card.training.chosen_stage} epoch {card.training.chosen_epoch}, "
         f"temperature {card.training.temperature:.2f}, {card.training.minutes:.1f} minutes of training",

@@ -1,5 +1,6 @@
 """`edgetl verify`."""
 
+import math
 from typing import TYPE_CHECKING
 
 from edgetl.cli.command import ModelFolder, Outcome, command
@@ -16,7 +17,7 @@ COLUMNS = ("artifact", "images", "agreement", "drop", "at most", "max |dp|", "KL
 
 @command(VerifyConfig)
 def verify(model: ModelFolder, config: VerifyConfig) -> Outcome:
-    """Prove that every artifact is as accurate as the full-precision network, or say why not."""
+    """Prove exports as accurate as the network. Verdicts: pass, fail, or undecided with the images given."""
     from edgetl.card import Model
     from edgetl.steps.verify import verify as step
 
@@ -34,16 +35,17 @@ def _show(verified: "Verified") -> None:
             f"{parity.drop_upper_points:.2f}",
             f"{parity.max_difference:.4f}",
             f"{parity.mean_kl:.1e}",
-            f"{parity.sqnr_db:.1f} dB",
+            f"{parity.sqnr_db:.1f} dB" if math.isfinite(parity.sqnr_db) else "identical",
             in_words(parity),
         )
         for parity in verified.parity
     ]
-    notes = [
-        f"drop: points of accuracy lost, and at most how many (one-sided 95 %); promised: under "
-        f"{verified.max_drop_points:g}. Measured on {verified.parity[0].instruction_set}, {verified.parity[0].source}."
-    ]
-    table("", COLUMNS, rows, notes)
+    note = (
+        "drop: points of accuracy lost, and at most how many (one-sided 95 %); promised: under "
+        f"{verified.max_drop_points:g}. "
+        f"Measured on {verified.parity[0].instruction_set}, {verified.parity[0].source}."
+    )
+    table("", COLUMNS, rows, [note])
 
 
 def in_words(parity: "Parity") -> str:

@@ -8,27 +8,30 @@ from numpy.typing import NDArray
 from edgetl.card import Artifact, Model
 from edgetl.classifier import Classifier
 from edgetl.config import Format, Precision
-from edgetl.errors import MissingExtra
+from edgetl.errors import needing
 from edgetl.progress import task
 
 
 def open_classifier(model: Model, artifact: Artifact, threads: int = 0) -> Classifier:
     """Load one artifact from the bytes whose hash was checked. `threads` 0: all CPUs.
 
-    Raises `ModelFolderError` when the file is missing, changed or refused by its engine, `MissingExtra` when the
-    engine is not installed.
+    Raises `ModelFolderError` when the file is missing, changed or refused by its engine, `MissingExtra` when
+    the engine is not installed.
     """
-    content = model.read(artifact)
-    match artifact.format:
+    return classifier_of(model.read(artifact), artifact.format, artifact.precision, threads)
+
+
+def classifier_of(content: bytes, form: Format, precision: Precision, threads: int = 0) -> Classifier:
+    """Load a file's bytes. Raises like `open_classifier`."""
+    match form:
         case Format.ONNX:
             from edgetl.engines.onnx import OnnxClassifier
 
-            return OnnxClassifier(content, threads, artifact.precision is Precision.W8A32)
+            return OnnxClassifier(content, threads, precision is Precision.W8A32)
         case Format.TFLITE:
-            try:
+            with needing("tflite", "Running a TFLite file"):
                 from edgetl.engines.tflite import TFLiteClassifier
-            except ModuleNotFoundError as error:
-                raise MissingExtra("Running a TFLite file", "tflite") from error
+
             return TFLiteClassifier(content, threads)
         case never:
             assert_never(never)

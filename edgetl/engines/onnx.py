@@ -12,8 +12,8 @@ ERRORS_ONLY = 3  # of onnxruntime's log levels
 def session_of(content: bytes, threads: int = 0, float_weights: bool = False) -> onnxruntime.InferenceSession:
     """A session made from bytes, never from a path: no external data can be pulled in.
 
-    `float_weights` turns int8 weights into float32 once, at load, for files that compute in float anyway; left
-    alone, ONNX Runtime would do it again for every batch.
+    `float_weights` turns int8 weights into float32 once, at load, for files that compute in float anyway;
+    left alone, ONNX Runtime would do it again for every batch.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -23,7 +23,9 @@ def session_of(content: bytes, threads: int = 0, float_weights: bool = False) ->
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a family of its own without a common base
-        raise ModelFolderError(f"ONNX Runtime refuses the model: {error}", "Export the model again.") from error
+        raise ModelFolderError(
+            f"ONNX Runtime refuses the model: {error}", "Export the model again."
+        ) from error
 
 
 class OnnxClassifier:

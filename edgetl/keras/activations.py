@@ -1,5 +1,7 @@
 """Activations of the frozen part of the trunk, computed once per image and varied copy."""
 
+import math
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,30 +54,57 @@ class VariedPixels:
         return vary(self.pixels[positions], self.strength, random)
 
 
-def store_views(
-    model: Any, pixels: NDArray[np.uint8], views: int, strength: Augment, seed: int, file: Path, name: str
-) -> NDArray[np.float16]:
+@dataclass(frozen=True)
+class Views:
+    """How many copies of each image there are and how far they vary; the first is the image itself."""
+
+    count: int
+    strength: Augment
+    seed: int
+
+
+def store_views(model: Any, pixels: NDArray[np.uint8], views: Views, file: Path) -> NDArray[np.float16]:
     """Activations of `model` for every image and view, as a float16 memory map [views, N, ...].
 
-    View 0 is the image itself. Raises `StorageError` before starting when the disk has no room.
+    Raises `StorageError` before starting when the disk has no room.
     """
-    shape = (views, len(pixels), *model.output_shape[1:])
-    _require_room(file, 2 * int(np.prod([float(size) for size in shape])))
-    with storing(file):
-        stored = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
-    with task(name, views * len(pixels)) as advance, storing(file):
-        for view in range(views):
+    stored = new_array(file, (views.count, len(pixels), *model.output_shape[1:]))
+    name = f"running {len(pixels)} images x {views.count} views through the frozen trunk"
+    with task(name, views.count * len(pixels)) as advance:
+        for view in range(views.count):
             for start in range(0, len(pixels), IMAGES_AT_ONCE):
                 batch = pixels[start : start + IMAGES_AT_ONCE]
                 if view > 0:
-                    batch = vary(batch, strength, np.random.default_rng((seed, view, start)))
+                    batch = vary(batch, views.strength, np.random.default_rng((views.seed, view, start)))
                 stored[view, start : start + len(batch)] = np.minimum(forward(model, batch), LARGEST_HALF)
                 advance(len(batch))
     return stored
 
 
+def new_array(file: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
+    """A float16 memory map to fill. Raises `StorageError` when the disk has no room for it.
+
+    All of it is taken from the disk at once: a disk that fills up later would end the process.
+    """
+    needed_bytes = 2 * math.prod(shape)
+    free_bytes = shutil.disk_usage(file.parent).free
+    if needed_bytes > free_bytes:
+        raise StorageError(
+            f"Training needs {needed_bytes / 2**30:.1f} GiB for activations in {file.parent}; "
+            f"{free_bytes / 2**30:.1f} are free.",
+            "Use fewer --views, a smaller --image-size, or another disk.",
+        )
+    with storing(file):
+        stored: NDArray[np.float16] = np.lib.format.open_memmap(
+            file, mode="w+", dtype=np.float16, shape=shape
+        )
+        with file.open("r+b") as whole:
+            os.posix_fallocate(whole.fileno(), 0, file.stat().st_size)
+    return stored
+
+
 def pooled_features(model: Any, views: NDArray[np.float16]) -> NDArray[np.float32]:
-    """Activations after the rest of the trunk, averaged over positions: [views, N, ...] -> float32 [views, N, C]."""
+    """Activations after the rest of the trunk, averaged over positions: [views, N, ...] -> [views, N, C]."""
     return np.stack([in_batches(lambda part: forward(model, part).mean(axis=(1, 2)), view) for view in views])
 
 
@@ -89,12 +118,3 @@ def forward(model: Any, batch: NDArray[Any]) -> NDArray[np.float32]:
     """One inference call of a Keras model on at most `IMAGES_AT_ONCE` inputs."""
     taken = batch if batch.dtype == np.uint8 else np.asarray(batch, np.float32)
     return np.asarray(model.predict_on_batch(taken))
-
-
-def _require_room(file: Path, needed_bytes: int) -> None:
-    free = shutil.disk_usage(file.parent).free
-    if needed_bytes > free:
-        raise StorageError(
-            f"Training needs {needed_bytes / 2**30:.1f} GiB for activations in {file.parent}; {free / 2**30:.1f} are free.",
-            "Use fewer --views, a smaller --image-size, or another disk.",
-        )

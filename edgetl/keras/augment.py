@@ -23,7 +23,9 @@ class Variation:
 
 
 VARIATIONS = {
-    Augment.OFF: Variation(flip=False, rotation_degrees=0, zoom=0, shift=0, brightness=0, contrast=0, saturation=0),
+    Augment.OFF: Variation(
+        flip=False, rotation_degrees=0, zoom=0, shift=0, brightness=0, contrast=0, saturation=0
+    ),
     Augment.LIGHT: Variation(
         flip=True, rotation_degrees=6, zoom=0.1, shift=0.06, brightness=12, contrast=0.1, saturation=0.1
     ),
@@ -83,4 +85,5 @@ def _recolour(
     grey = (pixels @ _LUMA)[..., None]
     varied = grey + (pixels - grey) * saturation
     varied = mean + (varied - mean) * contrast + brightness
-    return np.clip(np.rint(varied), 0, 255).astype(np.uint8)
+    recoloured: NDArray[np.uint8] = np.clip(np.rint(varied), 0, 255).astype(np.uint8)
+    return recoloured

@@ -2,6 +2,7 @@
 
 import io
 import time
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from edgetl.card import EpochRecord
 from edgetl.errors import ModelFolderError
 from edgetl.files import write_atomically
-from edgetl.records import RecordError, from_json, to_json
+from edgetl.records import from_json, to_json
 
 SECONDS_BETWEEN = 10.0  # a checkpoint of 90 MB takes about half a second
 
@@ -51,7 +52,7 @@ class Checkpoint:
     """The state of one run, in memory and (every ten seconds) in one file."""
 
     def __init__(self, file: Path, identity: str, resume: bool) -> None:
-        self._file = file
+        self.file = file
         self._arrays: dict[str, list[np.ndarray]] = {"current": [], "best": [], "optimizer": []}
         self.state = State(identity, 0, 0, "", 0, float("inf"), 0.0, ())
         self._saved_at = time.monotonic()
@@ -96,22 +97,28 @@ class Checkpoint:
     def _save(self, variables: list[Any], optimizer: Any) -> None:
         self._arrays["current"] = [variable.numpy() for variable in variables]
         self._arrays["optimizer"] = [np.asarray(variable) for variable in optimizer.variables]
-        named = {f"{group}-{i:03d}": array for group, arrays in self._arrays.items() for i, array in enumerate(arrays)}
+        named: dict[str, Any] = {
+            f"{group}-{i:03d}": array
+            for group, arrays in self._arrays.items()
+            for i, array in enumerate(arrays)
+        }
         buffer = io.BytesIO()
         np.savez(buffer, state=np.frombuffer(to_json(self.state).encode(), np.uint8), **named)
-        write_atomically(self._file, buffer.getvalue())
+        write_atomically(self.file, buffer.getvalue())
         self._arrays["current"], self._arrays["optimizer"] = [], []
         self._saved_at = time.monotonic()
 
     def _read(self, identity: str) -> None:
         try:
-            with np.load(self._file, allow_pickle=False) as file:
+            with self.file.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 state = from_json(State, file["state"].tobytes())
                 for group in self._arrays:
-                    self._arrays[group] = [file[name] for name in sorted(file.files) if name.startswith(group)]
-        except (OSError, ValueError, KeyError, RecordError) as error:
+                    self._arrays[group] = [
+                        file[name] for name in sorted(file.files) if name.startswith(group)
+                    ]
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ModelFolderError(
-                f"The checkpoint {self._file} cannot be read: {error}.", "Start again without --resume."
+                f"The checkpoint {self.file} cannot be read: {error}.", "Start again without --resume."
             ) from error
         if state.identity != identity:
             raise ModelFolderError(

@@ -31,7 +31,9 @@ def open_layers(model: Model) -> Layers:
             "Use one of its artifacts, or the folder that it was exported from.",
         )
     if sha256_of(path) != model.card.keras_sha256:
-        raise ModelFolderError(f"{path} is not the file that training wrote (its SHA-256 differs).", "Train again.")
+        raise ModelFolderError(
+            f"{path} is not the file that training wrote (its SHA-256 differs).", "Train again."
+        )
     try:
         return load_network(model.card.network, model.card.input, str(path))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

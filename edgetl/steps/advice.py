@@ -18,8 +18,9 @@ _NAMES_SHOWN = 5
 
 
 def advise(report: DataReport, traits: Mapping[str, tuple[float, ...]]) -> DataReport:
-    """The report with findings, problems first. `traits`: the share 0..1 of each class that has a trait."""
+    """The report with more findings, problems first; `traits` are shares 0..1, one per class."""
     findings = [
+        *report.findings,
         *_about_labels(report),
         *_about_classes(report),
         *_about_certification(report),
@@ -97,14 +98,13 @@ def _about_certification(report: DataReport) -> Iterator[Finding]:
     images = sum(one.certification for one in report.classes)
     provable = math.ceil(10 * smallest_provable_drop(images)) / 10
     needed = images_to_prove(USUAL_DROP_POINTS)
-    in_test = report.layout != "flat"
     if images < needed:
         yield Finding(
             "certification",
             "problem",
-            f"{images} certification images cannot prove a drop below {USUAL_DROP_POINTS:g} point, even if not "
-            f"one turns wrong; that takes {needed}. They can prove one below {provable:.1f} points.",
-            f"Add images{' to test/' if in_test else ', raise --certification-share'}, "
+            f"{images} certification images cannot prove a drop below {USUAL_DROP_POINTS:g} point, even if "
+            f"not one turns wrong; that takes {needed}. They can prove one below {provable:.1f} points.",
+            "Add images, raise --certification-share where there is no test/, "
             f"or promise less: edgetl verify --max-drop {provable:.1f}.",
         )
 
@@ -114,14 +114,14 @@ def _about_copies(report: DataReport) -> Iterator[Finding]:
         yield Finding(
             "copies",
             "note",
-            f"{_count(report.leaking, 'image', 'images')} meant for certification copy images of other roles.",
+            f"{_count(report.leaking, 'image', 'images')} of certification repeat images of other roles.",
             "Nothing has to be done: they are kept out. Delete one of each pair to be rid of this.",
         )
     if report.repeated:
         yield Finding(
             "copies",
             "note",
-            f"{_count(report.repeated, 'image', 'images')} meant for certification repeat others there.",
+            f"{_count(report.repeated, 'image', 'images')} of certification repeat others there.",
             "Nothing has to be done: each picture is counted once.",
         )
     chosen = sum({pair.first_role, pair.second_role} == {"train", "tuning"} for pair in report.pairs)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from edgetl.config import DataConfig
 from edgetl.dataset import Division, FilesRead, divide, read_files
 from edgetl.images import THUMBNAIL_SIDE, ImageFacts
-from edgetl.listing import Listing, check_classes, list_images, printable
-from edgetl.results import ClassImages, CopyPair, DataReport, ImageKinds
+from edgetl.listing import SPLITS, Listing, check_classes, list_images, printable
+from edgetl.results import ClassImages, CopyPair, DataReport, Finding, ImageKinds
 from edgetl.roles import Role
 from edgetl.steps.advice import advise
 
@@ -47,9 +47,24 @@ def data(folder: Path, config: DataConfig) -> DataReport:
         repeated=len(out.repeated),
         disputed=len(out.disputed),
         alike_by_nature=sum(len(scene) for scene in division.copies.scenes),
-        findings=(),
+        findings=tuple(_about_layout(listing)),
     )
     return advise(report, _traits(listing, read))
+
+
+def _about_layout(listing: Listing) -> Iterator[Finding]:
+    if listing.layout != "flat":
+        return
+    divided = [
+        name for name in listing.labels if any((listing.folder / name / split).is_dir() for split in SPLITS)
+    ]
+    if divided:
+        yield Finding(
+            "layout",
+            "problem",
+            f"The class folder {divided[0]}/ is itself divided into {', '.join(SPLITS)}.",
+            f"If {divided[0]} is no class, name {listing.folder / divided[0]}.",
+        )
 
 
 def is_grey(facts: ImageFacts) -> bool:

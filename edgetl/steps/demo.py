@@ -83,7 +83,7 @@ def demo(output: Path, config: DemoConfig) -> DemoResult:
 
 
 def copy_samples(target: Path, styles: tuple[str, ...]) -> Path:
-    """The shipped images of these styles as one data folder, with their licences. Files are `<style>-<name>`."""
+    """The shipped images of these styles as one data folder, `<style>-<name>`, with their licences."""
     for style in styles:
         for image in images.find([SAMPLES / style]):
             split, label = image.parts[-3:-1]
@@ -91,7 +91,8 @@ def copy_samples(target: Path, styles: tuple[str, ...]) -> Path:
             with storing(target):
                 shutil.copyfile(image, target / split / label / f"{style}-{image.name}")
         for licence in (SAMPLES / style).glob("LICENSE*"):
-            shutil.copyfile(licence, target / f"{style}-{licence.name}")
+            with storing(target):
+                shutil.copyfile(licence, target / f"{style}-{licence.name}")
     return target
 
 
@@ -130,4 +131,6 @@ def _prepare(output: Path) -> None:
             raise UsageError(f"{output} exists and is not an earlier demo.", "Choose another folder with -o.")
         shutil.rmtree(output)
     make_folder(output)
-    write_atomically(output / MARKER, "This folder was made by edgetl demo and is replaced by the next one.\n")
+    write_atomically(
+        output / MARKER, "This folder was made by edgetl demo and is replaced by the next one.\n"
+    )

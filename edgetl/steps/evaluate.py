@@ -22,11 +22,17 @@ from edgetl.scoring import score
 def evaluate(model: Model, data: Path | None, config: EvalConfig) -> Scores:
     """Score an artifact on the certification images, or on the class folders of `data`.
 
-    Only certification scores are added to the card. Raises `DataError` when `data` has unknown classes or none.
+    Only certification scores are added to the card. Raises `DataError` when `data` has unknown classes or
+    none, or when the certification images are not where they were.
     """
     name = config.artifact or (KERAS if model.keras_file.is_file() else default_name(model))
     classifier = open_named(model, name, config.threads)
     if data is None:
+        if not model.data_folder.is_dir():
+            raise DataError(
+                f"The data folder {model.data_folder} is not here.",
+                f"Name a folder of labelled images: edgetl eval {model.folder} DATA",
+            )
         images, source = certification_images(model, model.data_folder), "certification"
         pixels, labels = images.pixels, images.labels
     else:
@@ -43,17 +49,22 @@ def read_labelled(model: Model, data: Path) -> tuple[NDArray[np.uint8], NDArray[
     entries = labelled_entries(data, model.card.labels)
     images, _, skipped = read_images(entries, data, model.card.input.height, model.card.input.width)
     if skipped:
-        say(f"{len(skipped)} files could not be read and are left out (first: {skipped[0].path}: {skipped[0].detail})")
+        say(
+            f"{len(skipped)} files could not be read and are left out "
+            f"(first: {skipped[0].path}: {skipped[0].detail})"
+        )
     if len(images) == 0:
-        raise DataError(f"{data} has no readable image.", "Name a folder with one folder of images per class.")
+        raise DataError(
+            f"{data} has no readable image.", "Name a folder with one folder of images per class."
+        )
     return images.pixels, images.labels
 
 
 def labelled_entries(data: Path, labels: tuple[str, ...]) -> list[Entry]:
-    """The files in the class folders of `data`, or of its test/. Raises `DataError` for classes not in the model."""
+    """The files in the class folders of `data`, or of its test/. `DataError` for classes not in the model."""
     if not data.is_dir():
         raise DataError(f"{data} is not a folder.", "Name a folder that has one folder of images per class.")
-    root = data / "test" if (data / "train").is_dir() and (data / "test").is_dir() else data
+    root = data / "test" if (data / "test").is_dir() and "test" not in labels else data
     folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     unknown = [folder.name for folder in folders if folder.name not in labels]
     if unknown:
@@ -61,7 +72,9 @@ def labelled_entries(data: Path, labels: tuple[str, ...]) -> list[Entry]:
             f"{root} has classes that the model does not know: {', '.join(unknown)}.",
             f"The model knows: {', '.join(labels)}.",
         )
-    entries = [Entry(path, labels.index(folder.name), "") for folder in folders for path in find_images([folder])]
+    entries = [
+        Entry(path, labels.index(folder.name), "") for folder in folders for path in find_images([folder])
+    ]
     if not entries:
         raise DataError(
             f"{root} has no labelled images.",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgetl.card import Artifact, Model, with_artifact
 from edgetl.config import ExportConfig, Format, Precision
-from edgetl.engines import open_classifier, run_batches
+from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import CheckFailed
 from edgetl.files import remove_leftovers, write_atomically
 from edgetl.keras.classifier import open_layers
@@ -27,7 +27,9 @@ from edgetl.quantize import tflite as quantize_tflite
 from edgetl.quantize.targets import CALIBRATED, wanted_pairs
 from edgetl.reference import read_calibration_pixels, read_reference
 
-LARGEST_FLOAT_DIFFERENCE = 1e-3  # of probabilities; float engines differ by rounding only, measured below 1e-5
+LARGEST_FLOAT_DIFFERENCE = (
+    1e-3  # of probabilities; float engines differ by rounding only, measured below 1e-5
+)
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,11 @@ def export(model: Model, config: ExportConfig) -> tuple[Model, Exported]:
     with task("exporting", len(pairs)) as advance:
         for form, precision in pairs:
             content, details = build(sources, model, form, precision)
+            if precision is Precision.FP32:
+                check_float(model, form, content, config.threads)
             model = _store(model, form, precision, content, details)
             made.append(model.artifact(artifact_name(form, precision)))
             say(f"{made[-1].file}: {made[-1].size_bytes / 1e6:.2f} MB")
-            if precision is Precision.FP32:
-                check_float(model, made[-1], config.threads)
             advance(1)
     return model, Exported(str(model.folder), tuple(made))
 
@@ -101,7 +103,9 @@ def build(sources: Sources, model: Model, form: Format, precision: Precision) ->
         describe(made, model.card, precision)
         onnx.checker.check_model(made)
         details |= {"opset": str(OPSET), "converter": f"tf2onnx {version('tf2onnx')}"}
-        details |= {"quantizer": f"onnxruntime {version('onnxruntime')}"} if precision is not Precision.FP32 else {}
+        details |= (
+            {"quantizer": f"onnxruntime {version('onnxruntime')}"} if precision is not Precision.FP32 else {}
+        )
         return made.SerializeToString(), details
     content = _TFLITE_BUILDERS[precision](sources)
     details |= {"converter": f"tensorflow {version('tensorflow')}"}
@@ -121,7 +125,9 @@ _TFLITE_BUILDERS: dict[Precision, Callable[[Sources], bytes]] = {
     Precision.FP16: lambda sources: to_tflite(sources.layers, half_precision=True),
     Precision.INT8: lambda sources: quantize_tflite.to_int8(sources.tflite, sources.tflite_ranges),
     Precision.W8A32: lambda sources: quantize_tflite.to_dynamic_range(sources.tflite),
-    Precision.W8A16: lambda sources: quantize_tflite.to_int8_weights_int16(sources.tflite, sources.tflite_ranges),
+    Precision.W8A16: lambda sources: quantize_tflite.to_int8_weights_int16(
+        sources.tflite, sources.tflite_ranges
+    ),
 }
 
 
@@ -134,7 +140,9 @@ def _file_name(form: Format, precision: Precision) -> str:
     return f"model.{form}" if precision is Precision.FP32 else f"model_{precision}.{form}"
 
 
-def _store(model: Model, form: Format, precision: Precision, content: bytes, details: dict[str, str]) -> Model:
+def _store(
+    model: Model, form: Format, precision: Precision, content: bytes, details: dict[str, str]
+) -> Model:
     artifact = Artifact(
         name=artifact_name(form, precision),
         file=_file_name(form, precision),
@@ -148,14 +156,16 @@ def _store(model: Model, form: Format, precision: Precision, content: bytes, det
     return model.update(lambda card: with_artifact(card, artifact))
 
 
-def check_float(model: Model, artifact: Artifact, threads: int) -> None:
-    """Hold a float file to the stored Keras probabilities. Raises `CheckFailed`."""
+def check_float(model: Model, form: Format, content: bytes, threads: int) -> None:
+    """Hold a float file to the stored Keras probabilities before anybody sees it. Raises `CheckFailed`."""
     reference = read_reference(model)
-    probabilities = run_batches(open_classifier(model, artifact, threads), reference.pixels, 8, f"checking {artifact.file}")
+    name = _file_name(form, Precision.FP32)
+    classifier = classifier_of(content, form, Precision.FP32, threads)
+    probabilities = run_batches(classifier, reference.pixels, 8, f"checking {name}")
     difference = float(np.abs(probabilities - reference.probabilities[reference.stored]).max())
-    if difference > LARGEST_FLOAT_DIFFERENCE:
+    if not difference <= LARGEST_FLOAT_DIFFERENCE:  # also when it is not a number
         raise CheckFailed(
-            f"{artifact.file} differs from the trained network by {difference:.4f} in a probability.",
+            f"{name} differs from the trained network by {difference:.4f} in a probability.",
             "This is a fault in the conversion; please report it with the model's card.json.",
         )
 
@@ -164,7 +174,10 @@ def _tflite_metadata(model: Model) -> TFLiteMetadata:
     card = model.card
     return TFLiteMetadata(
         name=card.name,
-        description=f"Classifies images of {card.input.width}x{card.input.height} pixels into {len(card.labels)} classes.",
+        description=(
+            f"Classifies images of {card.input.width}x{card.input.height} pixels "
+            f"into {len(card.labels)} classes."
+        ),
         version=card.edgetl_version,
         author="edgetl",
         license=card.weights.licence,

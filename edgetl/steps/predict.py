@@ -66,7 +66,7 @@ def iterate(model: Model, paths: Iterable[str | Path], config: PredictConfig) ->
 
 
 def default_artifact(model: Model) -> Artifact:
-    """The fastest ONNX precision proven at parity; else the fp32 one, the first ONNX file, the first artifact.
+    """The fastest ONNX precision proven at parity; else the fp32 one, the first ONNX file, the first of all.
 
     Raises `ModelFolderError` when the model has none.
     """

@@ -2,8 +2,7 @@
 
 import csv
 import io
-import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,15 +28,15 @@ from edgetl.card import (
 from edgetl.config import Head, TrainConfig
 from edgetl.dataset import Dataset, Images, Role, load, role_fingerprint
 from edgetl.engines import run_batches
-from edgetl.errors import UsageError
 from edgetl.files import fingerprint, make_folder, replacing, sha256_of, storing, write_atomically
 from edgetl.keras.checkpoint import Checkpoint
 from edgetl.keras.classifier import KerasClassifier
 from edgetl.keras.fit import Fitted, TrainingImages, fit
 from edgetl.keras.network import HIDDEN_UNITS, Layers, make_layers, set_trunk, whole
-from edgetl.keras.schedule import Schedule, decide
+from edgetl.keras.schedule import Schedule, decide, refuse_contradictions
 from edgetl.keras.tensorboard import curves_writer
 from edgetl.keras.weights import Trunk, load_trunk
+from edgetl.keras.workplace import CHECKPOINT_FILE, FINISHED, check_place, publish, working_folder
 from edgetl.progress import say
 from edgetl.records import to_json
 from edgetl.reference import CALIBRATION_FILE, write_file_list, write_reference
@@ -45,115 +44,137 @@ from edgetl.scoring import score
 
 EDGETL_VERSION = version("edgetl")
 HISTORY_FILE = "history.csv"
-CHECKPOINT_FILE = "checkpoint.npz"
-_RESULT_NEUTRAL = {"resume", "overwrite", "tensorboard", "allow_download", "minutes"}  # may differ on --resume
 _IMAGES_AT_ONCE = 32
 
 
 def train(data: Path, output: Path, config: TrainConfig) -> Model:
     """Train a network on `data` and write the model folder `output`.
 
-    All work happens in `output`.partial; the folder gets its name when it is complete. Raises `UsageError` when
-    `output` exists, `DataError`, `WeightsError`, `StorageError`.
+    All work happens in the folder `output`.partial; the model gets its place when it is complete. Raises
+    `UsageError` when `output` exists or settings contradict each other, `DataError`, `WeightsError`,
+    `StorageError`.
     """
-    partial = _prepare_output(output, config)
+    refuse_contradictions(config)
+    place = check_place(output, overwrite=config.overwrite, resume=config.resume)
     trunk = load_trunk(config)
     dataset = load(data, config.image_size, config.image_size, config)
     schedule = decide(config, len(dataset.roles[Role.TRAIN]))
     _tell(dataset, schedule)
-    spec = InputSpec(
-        config.image_size, config.image_size, trunk.mean_rgb, trunk.scale, images.WHITE, images.PREPROCESSING_VERSION
-    )
-    hidden = HIDDEN_UNITS if schedule.head is Head.FLATTEN else 0
-    network = Network(schedule.cut, schedule.head, hidden, len(dataset.labels))
-    layers = make_layers(network, spec, config.seed)
-    set_trunk(layers, trunk.kernels, trunk.biases)
-    fitted = _fit(layers, dataset, schedule, config, trunk, partial)
-    card = _finish(layers, dataset, trunk.origin, schedule, fitted, partial, output)
-    _publish(partial, output)
+    layers = _untrained(dataset, schedule, config, trunk)
+    with working_folder(place, resume=config.resume) as partial:
+        identity = _identity(trunk.origin, layers, dataset, schedule)
+        checkpoint = Checkpoint(partial / CHECKPOINT_FILE, identity, config.resume)
+        fitted = _fit(layers, dataset, schedule, checkpoint, config.tensorboard)
+        card = _card(place.name, dataset, schedule, layers=layers, origin=trunk.origin, fitted=fitted)
+        card = _write(layers, dataset, card, partial / FINISHED)
+        publish(partial, place)
     return Model(output, card)
 
 
-def _prepare_output(output: Path, config: TrainConfig) -> Path:
-    """The folder to work in; what an earlier run left there is kept only to resume it."""
-    if output.exists() and not config.overwrite:
-        raise UsageError(f"{output} exists already.", "Choose another -o, or add --overwrite to replace it.")
-    if output.exists() and not (output / CARD_FILE).is_file():
-        raise UsageError(f"{output} is not a model folder; it will not be replaced.", "Choose another -o.")
-    partial = output.with_name(output.name + ".partial")
-    if config.resume and not (partial / CHECKPOINT_FILE).is_file():
-        say("nothing to resume: starting from the beginning")
-    if partial.exists() and not config.resume:
-        shutil.rmtree(partial)
-    make_folder(partial)
-    return partial
+def _untrained(dataset: Dataset, schedule: Schedule, config: TrainConfig, trunk: Trunk) -> Layers:
+    """The network with the pretrained trunk and a new head."""
+    side = config.image_size
+    spec = InputSpec(side, side, trunk.mean_rgb, trunk.scale, images.WHITE, images.PREPROCESSING_VERSION)
+    hidden = HIDDEN_UNITS if schedule.head is Head.FLATTEN else 0
+    layers = make_layers(Network(schedule.cut, schedule.head, hidden, len(dataset.labels)), spec, config.seed)
+    set_trunk(layers, trunk.kernels, trunk.biases)
+    return layers
 
 
 def _fit(
-    layers: Layers, dataset: Dataset, schedule: Schedule, config: TrainConfig, trunk: Trunk, partial: Path
+    layers: Layers, dataset: Dataset, schedule: Schedule, checkpoint: Checkpoint, curves: Path | None
 ) -> Fitted:
     train_images, tuning = dataset.roles[Role.TRAIN], dataset.roles[Role.TUNING]
-    identity = fingerprint(
-        [
-            *(f"{f.name}={getattr(config, f.name)}" for f in fields(config) if f.name not in _RESULT_NEUTRAL),
-            trunk.origin.sha256,
-            *(role_fingerprint(dataset.roles[role].digests) for role in Role),
-        ]
-    )
-    checkpoint = Checkpoint(partial / CHECKPOINT_FILE, identity, config.resume)
     training = TrainingImages(train_images.pixels, train_images.labels, tuning.pixels, tuning.labels)
-    with storing(partial), curves_writer(config.tensorboard) as write_curves:
+    partial = checkpoint.file.parent
+    with storing(partial), curves_writer(curves) as write_curves:
 
         def on_epoch(record: EpochRecord) -> None:
             write_curves(record)
             write_atomically(partial / HISTORY_FILE, history_csv((*checkpoint.state.history, record)))
 
-        return fit(layers, training, schedule, partial, checkpoint, on_epoch)
+        return fit(layers, training, schedule, partial, checkpoint=checkpoint, on_epoch=on_epoch)
 
 
-def _finish(
-    layers: Layers,
-    dataset: Dataset,
-    origin: TrunkOrigin,
-    schedule: Schedule,
-    fitted: Fitted,
-    partial: Path,
-    output: Path,
-) -> ModelCard:
-    """Save the network, its reference and its card into `partial`."""
-    with replacing(partial / KERAS_FILE) as temporary:
-        whole(layers).save(temporary)
-    certification = dataset.roles[Role.CERTIFICATION]
-    probabilities = run_batches(
-        KerasClassifier(layers), certification.pixels, _IMAGES_AT_ONCE, "reference of the certification images"
+def _identity(origin: TrunkOrigin, layers: Layers, dataset: Dataset, schedule: Schedule) -> str:
+    """One digest of all that decides what training gives; a run may only be continued with the same.
+
+    Where the images lie, how long training may take and who watches do not count.
+    """
+    return fingerprint(
+        [
+            *(f"{name} {number}" for name, number in _versions().items()),
+            repr(replace(schedule, minutes=None)),
+            repr((layers.network, layers.spec, dataset.labels)),
+            origin.sha256,
+            *(
+                f"{role} {label} {digest}"
+                for role, members in dataset.roles.items()
+                for label, digest in zip(members.labels.tolist(), members.digests, strict=True)
+            ),
+        ]
     )
-    write_file_list(partial / CALIBRATION_FILE, dataset.roles[Role.CALIBRATION])
-    stored = write_reference(partial / REFERENCE_FILE, certification, probabilities, schedule.seed)
-    card = ModelCard(
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that decide what training gives."""
+    return {name: version(name) for name in ("edgetl", "tensorflow", "tf_keras", "numpy")}
+
+
+def _card(
+    name: str, dataset: Dataset, schedule: Schedule, *, layers: Layers, origin: TrunkOrigin, fitted: Fitted
+) -> ModelCard:
+    """What is known before the files are written."""
+    return ModelCard(
         schema_version=SCHEMA_VERSION,
         edgetl_version=EDGETL_VERSION,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        name=output.name,
+        name=name,
         labels=dataset.labels,
         input=layers.spec,
         network=layers.network,
         weights=origin,
         data=summarise(dataset, schedule.seed),
         training=_training_summary(schedule, fitted),
-        reference=Reference(REFERENCE_FILE, sha256_of(partial / REFERENCE_FILE), len(certification), stored),
-        keras_sha256=sha256_of(partial / KERAS_FILE),
+        reference=Reference(REFERENCE_FILE, "", 0, 0),
+        keras_sha256="",
         artifacts=(),
-        scores={KERAS: score(KERAS, "certification", probabilities, certification.labels)},
+        scores={},
         parity={},
         timing={},
     )
-    write_atomically(partial / HISTORY_FILE, history_csv(fitted.history))
-    write_atomically(partial / CARD_FILE, to_json(card))
+
+
+def _write(layers: Layers, dataset: Dataset, card: ModelCard, folder: Path) -> ModelCard:
+    """Write the network, its reference and, when all else is there, the card into `folder`."""
+    make_folder(folder)
+    with replacing(folder / KERAS_FILE) as temporary:
+        whole(layers).save(temporary)
+    certification = dataset.roles[Role.CERTIFICATION]
+    probabilities = run_batches(
+        KerasClassifier(layers),
+        certification.pixels,
+        _IMAGES_AT_ONCE,
+        "reference of the certification images",
+    )
+    write_file_list(folder / CALIBRATION_FILE, dataset.roles[Role.CALIBRATION])
+    stored = write_reference(folder / REFERENCE_FILE, certification, probabilities, card.data.seed)
+    write_atomically(folder / HISTORY_FILE, history_csv(card.training.history))
+    digest = sha256_of(folder / REFERENCE_FILE)
+    card = replace(
+        card,
+        reference=Reference(REFERENCE_FILE, digest, len(certification), stored),
+        keras_sha256=sha256_of(folder / KERAS_FILE),
+        scores={KERAS: score(KERAS, "certification", probabilities, certification.labels)},
+    )
+    write_atomically(folder / CARD_FILE, to_json(card))
     return card
 
 
 def _training_summary(schedule: Schedule, fitted: Fitted) -> TrainingSummary:
-    settings = {field.name: str(getattr(schedule, field.name)) for field in fields(schedule) if field.name != "stages"}
+    settings = {
+        field.name: str(getattr(schedule, field.name)) for field in fields(schedule) if field.name != "stages"
+    }
     for stage in schedule.stages:
         settings[f"stage {stage.name}"] = (
             f"{stage.epochs} epochs, rate {stage.rate:g}, frozen up to {stage.boundary or 'nothing'}"
@@ -165,7 +186,7 @@ def _training_summary(schedule: Schedule, fitted: Fitted) -> TrainingSummary:
         chosen_epoch=fitted.chosen_epoch,
         temperature=fitted.temperature,
         minutes=fitted.minutes,
-        versions={name: version(name) for name in ("tensorflow", "tf_keras", "numpy")},
+        versions={name: number for name, number in _versions().items() if name != "edgetl"},
     )
 
 
@@ -206,17 +227,5 @@ def _tell(dataset: Dataset, schedule: Schedule) -> None:
     if dataset.leaking:
         say(f"{len(dataset.leaking)} images copy others and are kept out of certification")
     for stage in schedule.stages:
-        say(f"stage {stage.name}: up to {stage.epochs} epochs, trunk frozen up to {stage.boundary or 'nothing'}")
-
-
-def _publish(partial: Path, output: Path) -> None:
-    """Give the finished folder its name; a folder that stood there goes away only then."""
-    for name in (CHECKPOINT_FILE, "train.npy", "tuning.npy", "maps.npy"):
-        (partial / name).unlink(missing_ok=True)
-    replaced = output.with_name(output.name + ".replaced")
-    with storing(output):
-        if output.exists():
-            output.rename(replaced)
-        partial.rename(output)
-    shutil.rmtree(replaced, ignore_errors=True)
-
+        frozen = stage.boundary or "nothing"
+        say(f"stage {stage.name}: up to {stage.epochs} epochs, trunk frozen up to {frozen}")

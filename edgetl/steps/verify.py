@@ -51,8 +51,8 @@ def verify(model: Model, config: VerifyConfig) -> tuple[Model, Verified]:
     """
     if model.card.input.preprocessing_version != PREPROCESSING_VERSION:
         raise ModelFolderError(
-            f"The reference was made by preprocessing version {model.card.input.preprocessing_version}; this edgetl "
-            f"has version {PREPROCESSING_VERSION} and may decode other pixels.",
+            f"The reference was made by preprocessing version {model.card.input.preprocessing_version}; "
+            f"this edgetl has version {PREPROCESSING_VERSION} and may decode other pixels.",
             "Train again, or verify with the edgetl version that trained.",
         )
     sample = read_sample(model, config)
@@ -67,11 +67,12 @@ def verify(model: Model, config: VerifyConfig) -> tuple[Model, Verified]:
 
 
 def read_sample(model: Model, config: VerifyConfig) -> Sample:
-    """All certification images with their reference, or the stored ones when the data folder is not at hand."""
+    """All certification images with their reference, or the stored ones when the data folder is gone."""
     reference = read_reference(model)
     folder = config.data or model.data_folder
     if config.data is None and not folder.is_dir():
-        say(f"the data folder {folder} is not here: checking with the {len(reference.stored)} stored samples only")
+        stored = len(reference.stored)
+        say(f"the data folder {folder} is not here: checking with the {stored} stored samples only")
         return _stored_sample(reference)
     images = certification_images(model, folder)
     return Sample(CERTIFICATION, images.pixels, images.labels, reference.probabilities, images.paths)
@@ -79,7 +80,9 @@ def read_sample(model: Model, config: VerifyConfig) -> Sample:
 
 def _stored_sample(reference: ReferenceData) -> Sample:
     if len(reference.stored) == 0:
-        raise DataError("The model folder has no stored samples.", "Say where the data folder is with --data DIR.")
+        raise DataError(
+            "The model folder has no stored samples.", "Say where the data folder is with --data DIR."
+        )
     chosen = reference.stored
     return Sample(
         STORED,
@@ -91,7 +94,11 @@ def _stored_sample(reference: ReferenceData) -> Sample:
 
 
 def compare(
-    artifact: Artifact, sample: Sample, probabilities: NDArray[np.float32], labels: tuple[str, ...], max_drop: float
+    artifact: Artifact,
+    sample: Sample,
+    probabilities: NDArray[np.float32],
+    labels: tuple[str, ...],
+    max_drop: float,
 ) -> Parity:
     """All parity figures of one artifact. probabilities [N, classes]; max_drop in points.
 

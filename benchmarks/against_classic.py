@@ -1,0 +1,100 @@
+"""The default recipe against the widely copied one, given the same minutes, and the int8 proof on Fashion-MNIST.
+
+`python benchmarks/against_classic.py [WORK]` needs Debian's `dataset-fashion-mnist` and about 30 minutes.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from common import ROOT, card, edgetl, publish, table
+from fashion import write_folders
+
+from edgetl.steps.demo import copy_samples
+
+SIZE = "64"
+
+
+def main() -> None:
+    """Both recipes on both data sets; the classic one gets as long as the default took, and ten times as long."""
+    work = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+    fashion = write_folders(work / "fashion-2000", train=200, val=50)
+    emoji = work / "emoji"
+    if not emoji.exists():
+        copy_samples(emoji, ("noto", "twemoji"))
+    rows = [row for name, data in (("emoji", emoji), ("Fashion-MNIST", fashion)) for row in compare(name, data, work)]
+    header = ("data", "recipe", "training images", "minutes of training", "accuracy", "95 % interval")
+    text = (
+        f"{SIZE} pixels, ImageNet weights, same roles and seed. `--recipe classic` is stopped by `--minutes`: first at "
+        "what the default took, then at ten times that.\n\n" + table(header, rows)
+    )
+    publish("classic", "The default recipe against the classic one", text)
+    publish("fashion-parity", "Parity on Fashion-MNIST", parity(work / "Fashion-MNIST-default"))
+
+
+def compare(name: str, data: Path, work: Path) -> list[tuple[str, ...]]:
+    """Rows of one data set."""
+    default = work / f"{name}-default"
+    if not default.exists():
+        edgetl("train", str(data), "-o", str(default), "--image-size", SIZE)
+    minutes = card(default)["training"]["minutes"]
+    rows = [row_of(name, "default", default)]
+    for times in (1, 10):
+        model = work / f"{name}-classic-{times}"
+        if not model.exists():
+            edgetl(
+                "train", str(data), "-o", str(model), "--image-size", SIZE, "--recipe", "classic",
+                "--minutes", f"{times * minutes:.3f}",
+            )  # fmt: skip
+        rows.append(row_of(name, f"classic, {times} x the time", model))
+    return rows
+
+
+def row_of(name: str, recipe: str, model: Path) -> tuple[str, ...]:
+    """One line of the table."""
+    found = card(model)
+    scores = found["scores"]["keras"]
+    return (
+        name,
+        recipe,
+        str(found["data"]["roles"]["train"]["images"]),
+        f"{found['training']['minutes']:.1f}",
+        f"{100 * scores['accuracy']:.1f} %",
+        f"{100 * scores['accuracy_low']:.1f} to {100 * scores['accuracy_high']:.1f}",
+    )
+
+
+def parity(model: Path) -> str:
+    """Export, verify at 1 point and bench; the table of what came out."""
+    edgetl("export", str(model))
+    verified = edgetl("verify", str(model), "--max-drop", "1.0", check=False)
+    edgetl("bench", str(model), "--seconds", "3")
+    found = card(model)
+    rows = []
+    for artifact in found["artifacts"]:
+        result, timing = found["parity"][artifact["name"]], found["timing"][artifact["name"]]
+        rows.append(
+            (
+                artifact["name"],
+                f"{artifact['size_bytes'] / 1e6:.2f}",
+                f"{100 * found['scores'][artifact['name']]['accuracy']:.2f} %",
+                f"{result['drop_points']:+.2f}",
+                f"{result['drop_upper_points']:.2f}",
+                f"{result['sqnr_db']:.1f}" if result["sqnr_db"] is not None else "equal",
+                result["verdict"],
+                f"{timing['latency_p50_ms']:.1f}",
+                f"{timing['images_per_second']:.0f}",
+                "" if timing["speed_ratio"] is None else f"{timing['speed_ratio']:.2f}",
+            )
+        )
+    header = ("file", "MB", "accuracy", "drop", "at most", "SQNR dB", "verdict", "p50 ms", "images/s", "x fp32")
+    images = found["reference"]["images"]
+    return (
+        f"The default model of the table above on {images:,} certification images, `edgetl verify --max-drop 1.0` "
+        f"(exit code {verified.exit_code}). Drops are points against full precision on the same images; *at most* is "
+        "the one-sided 95 % bound.\n\n" + table(header, rows)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""Classify images with an exported ONNX file and nothing of edgetl: `python run_onnx.py model_int8.onnx a.jpg b.png`."""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession(sys.argv[1])
+labels = json.loads(session.get_modelmeta().custom_metadata_map["names"])
+_, height, width, _ = session.get_inputs()[0].shape
+for path in sys.argv[2:]:
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    (probabilities,) = session.run(None, {session.get_inputs()[0].name: pixels[None]})
+    best = int(probabilities[0].argmax())
+    print(f"{path}: {labels[str(best)]} {probabilities[0, best]:.4f}")
