@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import ROOT, card, edgetl, publish, table
+from common import card, edgetl, publish, table
 from fashion import write_folders
 
 from edgetl.steps.demo import copy_samples
@@ -22,7 +22,11 @@ def main() -> None:
     emoji = work / "emoji"
     if not emoji.exists():
         copy_samples(emoji, ("noto", "twemoji"))
-    rows = [row for name, data in (("emoji", emoji), ("Fashion-MNIST", fashion)) for row in compare(name, data, work)]
+    rows = [
+        row
+        for name, data in (("emoji", emoji), ("Fashion-MNIST", fashion))
+        for row in compare(name, data, work)
+    ]
     header = ("data", "recipe", "training images", "minutes of training", "accuracy", "95 % interval")
     text = (
         f"{SIZE} pixels, ImageNet weights, same roles and seed. `--recipe classic` is stopped by `--minutes`: first at "
@@ -87,7 +91,18 @@ def parity(model: Path) -> str:
                 "" if timing["speed_ratio"] is None else f"{timing['speed_ratio']:.2f}",
             )
         )
-    header = ("file", "MB", "accuracy", "drop", "at most", "SQNR dB", "verdict", "p50 ms", "images/s", "x fp32")
+    header = (
+        "file",
+        "MB",
+        "accuracy",
+        "drop",
+        "at most",
+        "SQNR dB",
+        "verdict",
+        "p50 ms",
+        "images/s",
+        "x fp32",
+    )
     images = found["reference"]["images"]
     return (
         f"The default model of the table above on {images:,} certification images, `edgetl verify --max-drop 1.0` "

@@ -68,7 +68,9 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def publish(section: str, title: str, text: str) -> None:
     """Put a section into docs/benchmarks.md, replacing its earlier version, and print it."""
-    body = f"<!-- {section} -->\n## {title}\n\n{text.strip()}\n\nMachine: {machine()}.\n<!-- end {section} -->"
+    body = (
+        f"<!-- {section} -->\n## {title}\n\n{text.strip()}\n\nMachine: {machine()}.\n<!-- end {section} -->"
+    )
     page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else HEAD
     pattern = re.compile(rf"<!-- {section} -->.*?<!-- end {section} -->", re.DOTALL)
     page = pattern.sub(lambda _: body, page) if pattern.search(page) else f"{page.rstrip()}\n\n{body}\n"

@@ -22,7 +22,11 @@ def main() -> None:
     everything = edgetl("export", str(model), "--precision", "fp32,fp16,int8,w8a32,w8a16")
     calibration = card(model)["data"]["roles"]["calibration"]["images"]
     rows = [
-        (artifact["name"], f"{artifact['size_bytes'] / 1e6:.1f}", artifact["details"].get("calibration images", ""))
+        (
+            artifact["name"],
+            f"{artifact['size_bytes'] / 1e6:.1f}",
+            artifact["details"].get("calibration images", ""),
+        )
         for artifact in card(model)["artifacts"]
     ]
     text = (

@@ -39,7 +39,9 @@ def main() -> None:
         f"{len(paths)} shipped images at the exact input size; largest difference of a probability from "
         "`edgetl predict` of the same file, and share of equal top classes.\n\n"
     )
-    publish("readers", "Other readers", text + table(("file", "reader", "largest |dp|", "same top class"), rows))
+    publish(
+        "readers", "Other readers", text + table(("file", "reader", "largest |dp|", "same top class"), rows)
+    )
 
 
 def flattened(path: Path, target: Path, size: tuple[int, int]) -> Path:
@@ -80,7 +82,9 @@ def check(model: edgetl.OpenModel, artifact: Artifact, paths: list[Path]) -> lis
 def mediapipe(file: Path, paths: list[Path], labels: tuple[str, ...]) -> np.ndarray:
     """Top classes of MediaPipe as an array: its score where it names a class, -inf is not used, 0 elsewhere."""
     command = [os.environ["EDGETL_MEDIAPIPE_PYTHON"], str(ROOT / "scripts/read_with_mediapipe.py"), str(file)]
-    done = subprocess.run([*command, *map(str, paths)], capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(
+        [*command, *map(str, paths)], capture_output=True, text=True, check=True, timeout=300
+    )
     answers = json.loads(done.stdout)
     return np.array([[answer["scores"][label] for label in labels] for answer in answers])
 

@@ -29,11 +29,18 @@ def main() -> None:
             cpu[name].append(done.cpu_seconds)
             wall[name].append(done.wall_seconds)
     rows = [
-        (name, f"{statistics.median(cpu[name]):.2f}", f"{max(cpu[name]):.2f}", f"{statistics.median(wall[name]):.2f}")
+        (
+            name,
+            f"{statistics.median(cpu[name]):.2f}",
+            f"{max(cpu[name]):.2f}",
+            f"{statistics.median(wall[name]):.2f}",
+        )
         for name in CASES
     ]
     header = ("start", "CPU s, median", "CPU s, largest", "wall s, median")
-    text = f"Whole processes, {REPEATS} rounds in turn. Target for `edgetl --help`: at most 0.35 s of CPU.\n\n"
+    text = (
+        f"Whole processes, {REPEATS} rounds in turn. Target for `edgetl --help`: at most 0.35 s of CPU.\n\n"
+    )
     publish("start", "Starting", text + table(header, rows))
 
 

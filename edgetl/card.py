@@ -82,7 +82,7 @@ class EpochRecord:
     epoch: int
     train_loss: float
     train_accuracy: float
-    tuning_loss: float
+    tuning_loss: float  # at the temperature that suits the epoch best
     tuning_accuracy: float
     seconds: float
 

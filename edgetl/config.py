@@ -156,7 +156,7 @@ class TrainConfig(DataConfig):
         None, "Learning rate of stage 1 (default: 0.02; classic: 1e-4).", min=0, max=10, panel="Training"
     )
     rate_finetune: float | None = option(
-        None, "Learning rate of stage 2 (default: 1e-4; classic: 1e-4).", min=0, max=10, panel="Training"
+        None, "Learning rate of stage 2 (default: 3e-4; classic: 1e-4).", min=0, max=10, panel="Training"
     )
     weight_decay: float | None = option(
         None,
@@ -180,7 +180,7 @@ class TrainConfig(DataConfig):
     )
     patience: int | None = option(
         None,
-        "Epochs without a better tuning loss that end a stage (default: 10, fine-tuning 2; classic: never).",
+        "Epochs without a better tuning loss that end a stage (default: 10, fine-tuning 3; classic: never).",
         min=1,
         panel="Training",
     )

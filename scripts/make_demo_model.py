@@ -1,7 +1,7 @@
 """Make models/demo with the shipped commands and the shipped images: `python scripts/make_demo_model.py`.
 
-VGG16 up to block3 on the Noto emoji, so that the int8 files are small enough for the repository. The full-precision
-network is left out; its probabilities stay in reference.npz, so `edgetl verify models/demo` works.
+VGG16 up to block3 on the Noto emoji, so that the int8 files are small enough for the repository. The
+full-precision network is left out; its probabilities stay in reference.npz for `edgetl verify models/demo`.
 """
 
 import shutil

@@ -1,6 +1,7 @@
 """Classify images with MediaPipe Tasks: `read_with_mediapipe.py MODEL.tflite IMAGE...` prints a JSON list.
 
-Each element is {"image": path, "label": top class, "score": its probability, "scores": {class: probability}}. Runs in an environment of its
+Each element is {"image": path, "label": top class, "score": its probability, "scores": {class: probability}}.
+Runs in an environment of its
 own (`pip install mediapipe pillow`; on Debian also libegl1, libgles2, libgl1 and libglib2.0-0): the check is
 worth more when nothing of edgetl is there. Give images of the model's input size: MediaPipe shrinks larger
 ones without averaging the pixels it skips, so the model would see other pixels than edgetl gives it.
@@ -40,7 +41,12 @@ def _classify(classifier: vision.ImageClassifier, path: Path) -> dict[str, objec
     result = classifier.classify(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels))
     categories = result.classifications[0].categories
     scores = {category.category_name: category.score for category in categories}
-    return {"image": str(path), "label": categories[0].category_name, "score": categories[0].score, "scores": scores}
+    return {
+        "image": str(path),
+        "label": categories[0].category_name,
+        "score": categories[0].score,
+        "scores": scores,
+    }
 
 
 if __name__ == "__main__":

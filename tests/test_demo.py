@@ -1,66 +1,72 @@
-"""`edgetl demo`: the shipped images, its own folder only, and a closing table from the card."""
-
-from dataclasses import replace
-from importlib.util import find_spec
+"""Demo: what it refuses, and the shipped images it copies. The whole run is in test_real_vgg16.py."""
 
 import pytest
-from tiny import make_tiny_model
 
-from edgetl.config import BenchConfig, DemoConfig, EvalConfig, VerifyConfig
+from edgetl.config import DemoConfig
 from edgetl.errors import UsageError
 
-if find_spec("tensorflow") is None:
-    pytest.skip("needs edgetl[train]", allow_module_level=True)
+pytest.importorskip("tf_keras")
 
-from edgetl.listing import check_classes, list_images
-from edgetl.steps.bench import bench
-from edgetl.steps.demo import MARKER, SAMPLES, STYLES, copy_samples, demo, summary_rows
-from edgetl.steps.evaluate import evaluate
-from edgetl.steps.verify import verify
+from edgetl.dataset import list_images
+from edgetl.steps import demo as step
+from edgetl.steps.demo import MARKER, SAMPLES, STYLES, copy_samples, demo
 
 
-def test_the_samples_make_a_data_folder_with_their_licences(tmp_path):
-    data = copy_samples(tmp_path / "data", STYLES)
-    listing = list_images(data)
-    check_classes(listing)
-    assert listing.layout == "split folders"
-    assert len(listing.labels) == 15
-    assert len(listing.entries) == len(list(SAMPLES.rglob("*.png")))
-    for style in STYLES:
-        assert (data / f"{style}-LICENSE.txt").read_text()
+class StoppedError(Exception):
+    """In place of training."""
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
-    (tmp_path / "photos.txt").write_text("dear to somebody")
-    with pytest.raises(UsageError, match="not an earlier demo"):
-        demo(tmp_path, DemoConfig())
-    assert [path.name for path in tmp_path.iterdir()] == ["photos.txt"]
-
-
-def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
-    class Stop(Exception):  # noqa: N818 - not an error
-        pass
+@pytest.fixture
+def no_training(monkeypatch):
+    """Let the demo end where training would begin."""
 
     def stop(*_):
-        raise Stop
+        raise StoppedError
 
-    monkeypatch.setattr("edgetl.steps.demo.train", stop)
+    monkeypatch.setattr(step, "train", stop)
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path, no_training, invoke):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").write_bytes(b"x")
+    with pytest.raises(UsageError, match="not an earlier demo"):
+        demo(tmp_path / "photos", DemoConfig())
+    (tmp_path / "file").write_text("mine")
+    done = invoke("demo", "-o", tmp_path / "file")
+    assert done.exit_code == 2
+    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"x"
+
+
+def test_an_earlier_demo_is_replaced(tmp_path, no_training):
     for _ in range(2):
-        with pytest.raises(Stop):
+        with pytest.raises(StoppedError):
             demo(tmp_path / "demo", DemoConfig())
         assert (tmp_path / "demo" / MARKER).is_file()
         assert not (tmp_path / "demo" / "old").exists()
-        (tmp_path / "demo" / "old").touch()
+        (tmp_path / "demo" / "old").mkdir()
 
 
-def test_the_closing_table_is_what_the_card_holds(tmp_path):
-    model = make_tiny_model(tmp_path / "model", with_reference=True)
-    scores = evaluate(model, None, EvalConfig())
-    model.keras_file.write_bytes(b"1234")
-    model, _ = verify(model, VerifyConfig(max_drop=100))
-    model, benched = bench(model, BenchConfig(seconds=0.05))
-    model = model.update(lambda card: replace(card, scores=card.scores | {"keras": scores}))
-    full, exported = summary_rows(model)
-    assert (full.size_bytes, full.accuracy, full.verdict, full.latency_p50_ms) == (4, 1.0, "", None)
-    assert (exported.artifact, exported.drop_points, exported.verdict) == ("onnx-fp32", 0.0, "pass")
-    assert exported.latency_p50_ms == benched.timings[0].latency_p50_ms
+def test_samples_are_copied_with_their_licences(tmp_path):
+    folder = copy_samples(tmp_path / "data", STYLES)
+    listing = list_images(folder, None)
+    assert len(listing.labels) == 15
+    assert len(listing.entries) == 2 * 618
+    assert {entry.split for entry in listing.entries} == {"train", "val", "test"}
+    licences = {path.name: path.read_text() for path in folder.glob("*LICENSE*")}
+    assert {name.partition("-")[0] for name in licences} == set(STYLES)
+    assert any("Apache License" in text for text in licences.values())
+    assert any("Attribution 4.0" in text for text in licences.values())
+
+
+def test_one_style_has_the_same_classes_and_splits_as_the_other(tmp_path):
+    one, other = (list_images(copy_samples(tmp_path / style, (style,)), None) for style in STYLES)
+    assert one.labels == other.labels
+
+    def names(listing):
+        return sorted(
+            (entry.split, entry.label, entry.path.name.partition("-")[2]) for entry in listing.entries
+        )
+
+    assert names(one) == names(other)
+    assert SAMPLES.is_dir()

@@ -30,14 +30,13 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class CachedViews:
-    """Stored activations [views, N, ...]; epoch e shows view e mod views of every image."""
+    """Stored activations [views, N, ...]; epoch e shows view (e + i) mod views of image i: all views mixed."""
 
     views: NDArray[Any]
 
     def batch(self, positions: NDArray[np.int64], epoch: int) -> NDArray[np.float32]:
-        """float32 activations of one view."""
-        view = self.views[epoch % len(self.views)]
-        return np.asarray(view[positions], np.float32)
+        """float32 activations of one view of each image."""
+        return np.asarray(self.views[(epoch + positions) % len(self.views), positions], np.float32)
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ def decide(config: TrainConfig, train_images: int) -> Schedule:
         boundary=None if unfreeze is Unfreeze.ALL else _boundary(unfreeze, cut),
         epochs=epochs,
         steps_per_epoch=config.steps_per_epoch,
-        rate=_or(config.rate_finetune, 1e-4),
-        patience=_or(config.patience, 2),
+        rate=_or(config.rate_finetune, 3e-4),
+        patience=_or(config.patience, 3),
         continues_optimizer=False,
     )
     augment = config.augment or Augment.LIGHT

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.card import Artifact, Model, chosen_artifacts
+from edgetl.card import Artifact, Model, ModelCard, chosen_artifacts
 from edgetl.classifier import Classifier
 from edgetl.config import BenchConfig, Precision
 from edgetl.engines import open_classifier
@@ -43,12 +43,14 @@ def bench(model: Model, config: BenchConfig) -> tuple[Model, Benched]:
         for artifact in artifacts:
             timings[artifact.name] = _in_new_process(model.folder, artifact, config)
             advance(1)
-    known = {**model.card.timing, **timings}
-    rated = tuple(_with_ratio(timing, known) for timing in timings.values())
-    model = model.update(
-        lambda card: replace(card, timing={**card.timing, **{timing.artifact: timing for timing in rated}})
-    )
-    return model, Benched(str(model.folder), rated)
+    model = model.update(lambda card: _with_timings(card, timings))
+    return model, Benched(str(model.folder), tuple(model.card.timing[name] for name in timings))
+
+
+def _with_timings(card: ModelCard, new: dict[str, Timing]) -> ModelCard:
+    """The card with these timings, and with the ratios that they change."""
+    known = {**card.timing, **new}
+    return replace(card, timing={name: _with_ratio(timing, known) for name, timing in known.items()})
 
 
 def _in_new_process(folder: Path, artifact: Artifact, config: BenchConfig) -> Timing:
