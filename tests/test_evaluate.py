@@ -13,6 +13,7 @@ from edgetl.card import Model
 from edgetl.config import EvalConfig, Precision
 from edgetl.errors import DataError, ModelFolderError, UsageError
 from edgetl.scoring import score
+from edgetl.steps import evaluate as step
 from edgetl.steps.evaluate import evaluate
 
 
@@ -134,3 +135,12 @@ def test_any_artifact_can_be_scored(model):
 
 def test_batches_do_not_change_the_figures(model):
     assert evaluate(model, None, EvalConfig(batch=5)) == evaluate(model, None, EvalConfig(batch=32))
+
+
+def test_the_default_is_the_network_where_tensorflow_is_and_an_artifact_elsewhere(model, monkeypatch):
+    assert step.default_name(model) == "onnx-fp32"
+    model.keras_file.write_bytes(b"")
+    monkeypatch.setattr(step, "find_spec", lambda _name: object())
+    assert step.default_name(model) == "keras"
+    monkeypatch.setattr(step, "find_spec", lambda _name: None)
+    assert step.default_name(model) == "onnx-fp32"

@@ -247,6 +247,14 @@ def test_two_runs_cannot_make_the_same_model(killed, shapes):
             train(shapes, killed, quick())
 
 
+@pytest.mark.parametrize("output", [".", "..", "/", "model/../model"])
+def test_odd_names_of_places(shapes, tmp_path, monkeypatch, output):
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="exists already"):
+        train(shapes, Path(output), quick())
+
+
 def test_ctrl_c_leaves_no_model(shapes, tmp_path):
     options = ["--weights", "random", "--image-size", SIDE, "--cut", "block1", "--epochs-head", 10000]
     command = [

@@ -30,7 +30,7 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class CachedViews:
-    """Stored activations [views, N, ...]; epoch e shows view (e + i) mod views of image i: all views mixed."""
+    """Stored activations [views, N, ...]; epoch e shows view (e + i) mod views of image i: views mixed."""
 
     views: NDArray[Any]
 

@@ -16,37 +16,17 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from edgetl.card import EpochRecord
-from edgetl.config import Block, ClassWeights, Head, Optimizer
+from edgetl.config import ClassWeights, Optimizer
 from edgetl.errors import EdgetlError
 from edgetl.keras import tf, tf_keras
-from edgetl.keras.activations import (
-    LARGEST_HALF,
-    CachedViews,
-    Inputs,
-    VariedPixels,
-    Views,
-    forward,
-    in_batches,
-    new_array,
-    pooled_features,
-    store_views,
-)
+from edgetl.keras.activations import in_batches
 from edgetl.keras.checkpoint import Checkpoint, Clock
-from edgetl.keras.network import Layers, above, below, between, fold_feature_scale, fold_temperature
+from edgetl.keras.inputs import StageInputs, TrainingImages, prepare_inputs
+from edgetl.keras.network import Layers, above, fold_feature_scale, fold_temperature
 from edgetl.keras.schedule import FINETUNE_STAGE, Schedule, Stage
 from edgetl.progress import Advance, say, task
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class TrainingImages:
-    """What the weights are fitted and chosen on. Pixels uint8 RGB [N, H, W, 3], labels int64 [N]."""
-
-    train_pixels: NDArray[np.uint8]
-    train_labels: NDArray[np.int64]
-    tuning_pixels: NDArray[np.uint8]
-    tuning_labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -58,22 +38,6 @@ class Fitted:
     chosen_epoch: int
     temperature: float
     minutes: float
-
-
-@dataclass(frozen=True)
-class StageInputs:
-    """One stage's view of the images."""
-
-    train: Inputs
-    tuning: Array  # [N, ...]
-
-
-@dataclass(frozen=True)
-class FeatureScale:
-    """Per-channel standardisation in front of the head, folded away at the end."""
-
-    factor: Array  # [C]
-    offset: Array
 
 
 def fit(
@@ -92,7 +56,7 @@ def fit(
     tf_keras.utils.set_random_seed(schedule.seed)
     tf.config.experimental.enable_op_determinism()
     clock = Clock(schedule.minutes, checkpoint.state.seconds)
-    inputs, scale = _prepare(layers, images, schedule, folder)
+    inputs, scale = prepare_inputs(layers, images, schedule, folder)
     scaling = tf_keras.layers.Rescaling(scale.factor, offset=scale.offset, name="feature_scale")
     last = above(layers, schedule.stages[-1].boundary, scaling)
     tracked = last.trainable_variables
@@ -248,11 +212,17 @@ def _score(model: Any, inputs: Array, labels: NDArray[np.int64]) -> tuple[float,
 
 
 def fit_temperature(logits: Array, labels: NDArray[np.int64]) -> float:
-    """The T > 0 that minimises the loss of softmax(logits / T). Guo et al., ICML 2017."""
+    """The T > 0 that minimises the loss of softmax(logits / T). Guo et al., ICML 2017.
+
+    The labels are smoothed by 1 / (N + 2), as Platt (1999) does for two classes: a few images that are all
+    right are no evidence for boundless confidence.
+    """
+    smoothing = 1 / (len(labels) + 2)
 
     def loss(log_temperature: float) -> float:
         scaled = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
-        return float(-scaled[np.arange(len(labels)), labels].mean())
+        right = scaled[np.arange(len(labels)), labels]
+        return float(-((1 - smoothing) * right + smoothing * scaled.mean(axis=1)).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
@@ -288,61 +258,3 @@ def _image_weights(labels: NDArray[np.int64], kind: ClassWeights) -> NDArray[np.
         return np.ones(len(labels), np.float32)
     counts = np.bincount(labels)
     return (len(labels) / (np.count_nonzero(counts) * counts[labels])).astype(np.float32)
-
-
-def _prepare(
-    layers: Layers, images: TrainingImages, schedule: Schedule, folder: Path
-) -> tuple[list[StageInputs], FeatureScale]:
-    """The inputs of each stage, computing what is frozen only once, and the scale of the features."""
-    boundaries = [stage.boundary for stage in schedule.stages]
-    if boundaries[0] is None:
-        channels = layers.convolutions[-1].filters
-        varied = VariedPixels(images.train_pixels, schedule.augment, schedule.seed)
-        unscaled = FeatureScale(np.ones(channels, np.float32), np.zeros(channels, np.float32))
-        return [StageInputs(varied, images.tuning_pixels)] * len(boundaries), unscaled
-    lowest = boundaries[-1] or boundaries[0]
-    train = _stored(
-        layers, lowest, images.train_pixels, schedule, views=schedule.views, file=folder / "train.npy"
-    )
-    tuning = _stored(layers, lowest, images.tuning_pixels, schedule, views=1, file=folder / "tuning.npy")
-    head = _head_inputs(layers, lowest, train, tuning, folder)
-    inputs = [head]
-    if len(boundaries) > 1:
-        if boundaries[1] is None:
-            varied = VariedPixels(images.train_pixels, schedule.augment, schedule.seed)
-            inputs.append(StageInputs(varied, images.tuning_pixels))
-        else:
-            inputs.append(StageInputs(CachedViews(train), tuning[0]))
-    features = np.asarray(head.train.batch(np.arange(len(images.train_labels)), 0))
-    return inputs, _standardisation(features)
-
-
-def _stored(
-    layers: Layers, boundary: Block, pixels: NDArray[np.uint8], schedule: Schedule, *, views: int, file: Path
-) -> NDArray[np.float16]:
-    varied = Views(views, schedule.augment, schedule.seed)
-    return store_views(below(layers, boundary), pixels, varied, file)
-
-
-def _head_inputs(
-    layers: Layers, lowest: Block, train: NDArray[np.float16], tuning: NDArray[np.float16], folder: Path
-) -> StageInputs:
-    """What the head sees: averages [views, N, 1, 1, C] with pooling, whole maps for the flatten head."""
-    rest = between(layers, lowest)
-    if layers.network.head is Head.GAP:
-        pooled = [pooled_features(rest, views)[:, :, None, None, :] for views in (train, tuning)]
-        return StageInputs(CachedViews(pooled[0]), pooled[1][0])
-    if lowest == layers.network.cut:
-        return StageInputs(CachedViews(train), tuning[0])
-    maps = new_array(folder / "maps.npy", (*train.shape[:2], *rest.output_shape[1:]))
-    for number, view in enumerate(train):
-        maps[number] = np.minimum(in_batches(lambda part: forward(rest, part), view), LARGEST_HALF)
-    return StageInputs(CachedViews(maps), in_batches(lambda part: forward(rest, part), tuning[0]))
-
-
-def _standardisation(features: Array) -> FeatureScale:
-    """Zero mean and unit deviation per channel of [N, h, w, C]; channels that hardly move are left small."""
-    flat = features.reshape(-1, features.shape[-1])
-    mean, deviation = flat.mean(axis=0), flat.std(axis=0)
-    deviation = np.maximum(deviation, 0.05 * deviation.mean() + 1e-6)
-    return FeatureScale((1 / deviation).astype(np.float32), (-mean / deviation).astype(np.float32))

@@ -32,9 +32,8 @@ def check_place(output: Path, *, overwrite: bool, resume: bool) -> Path:
     Puts right what a kill in the middle of `publish` left.
     """
     place = Path(os.path.abspath(output))  # noqa: PTH100 - resolve would replace what a link points to
-    partial = _partial_of(place)
-    if partial.is_dir() and not place.exists():
-        with _held(partial):
+    if not place.exists() and _partial_of(place).is_dir():
+        with _held(_partial_of(place)) as partial:
             _take_back(partial, place, resume)
     if not place.exists():
         return place
@@ -61,9 +60,8 @@ def _take_back(partial: Path, place: Path, resume: bool) -> None:
 @contextmanager
 def working_folder(place: Path, *, resume: bool) -> Iterator[Path]:
     """`place`.partial, held against other processes; it stays when there is something to go on with."""
-    partial = _partial_of(place)
-    make_folder(partial)
-    with _held(partial):
+    make_folder(_partial_of(place))
+    with _held(_partial_of(place)) as partial:
         if resume and not (partial / CHECKPOINT_FILE).is_file():
             say("nothing to resume: starting from the beginning")
         _clear(partial, keep={_LOCK_FILE, CHECKPOINT_FILE} if resume else {_LOCK_FILE})
@@ -88,7 +86,8 @@ def _partial_of(place: Path) -> Path:
 
 
 @contextmanager
-def _held(partial: Path) -> Iterator[None]:
+def _held(partial: Path) -> Iterator[Path]:
+    """Keep other processes out of the folder. Raises `UsageError` when one is in it."""
     with storing(partial), (partial / _LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +95,7 @@ def _held(partial: Path) -> Iterator[None]:
             raise UsageError(
                 f"Another edgetl train is at work in {partial}.", "Wait until it ends, or choose another -o."
             ) from error
-        yield
+        yield partial
 
 
 def _clear(partial: Path, keep: set[str]) -> None:

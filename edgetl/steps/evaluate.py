@@ -1,6 +1,7 @@
 """`edgetl eval`: how well one artifact classifies labelled images."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def evaluate(model: Model, data: Path | None, config: EvalConfig) -> Scores:
     Only certification scores are added to the card. Raises `DataError` when `data` has unknown classes or
     none, or when the certification images are not where they were.
     """
-    name = config.artifact or (KERAS if model.keras_file.is_file() else default_name(model))
+    name = config.artifact or default_name(model)
     classifier = open_named(model, name, config.threads)
     if data is None:
         if not model.data_folder.is_dir():
@@ -93,6 +94,8 @@ def open_named(model: Model, name: str, threads: int) -> Classifier:
 
 
 def default_name(model: Model) -> str:
-    """The artifact that stands for a model folder without its full-precision network."""
+    """The full-precision network where it can run, else the artifact that stands for it."""
+    if model.keras_file.is_file() and find_spec("tensorflow") is not None:
+        return KERAS
     names = [artifact.name for artifact in model.card.artifacts]
     return next((name for name in names if name.startswith("onnx")), names[0]) if names else "onnx-fp32"

@@ -31,7 +31,8 @@ from edgetl.engines import run_batches
 from edgetl.files import fingerprint, make_folder, replacing, sha256_of, storing, write_atomically
 from edgetl.keras.checkpoint import Checkpoint
 from edgetl.keras.classifier import KerasClassifier
-from edgetl.keras.fit import Fitted, TrainingImages, fit
+from edgetl.keras.fit import Fitted, fit
+from edgetl.keras.inputs import TrainingImages
 from edgetl.keras.network import HIDDEN_UNITS, Layers, make_layers, set_trunk, whole
 from edgetl.keras.schedule import Schedule, decide, refuse_contradictions
 from edgetl.keras.tensorboard import curves_writer
