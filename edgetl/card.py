@@ -66,7 +66,7 @@ class RoleSummary:
 class DataSummary:
     """The images a model was made from."""
 
-    folder: str  # absolute, or relative to the model folder where it ships inside it
+    folder: str  # relative to the model folder
     layout: str  # "split folders" or "flat"
     seed: int
     roles: dict[str, RoleSummary]

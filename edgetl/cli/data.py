@@ -22,7 +22,7 @@ def data(
     ],
     config: DataConfig,
 ) -> Outcome:
-    """Check a folder of labelled images: counts, sizes, unreadable files, copies, and what to do."""
+    """Show what is in a data folder, and what to do about it."""
     from edgetl.steps.data import data as step
 
     return Outcome(step(folder, config), _show)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @command()
 def doctor() -> Outcome:
-    """Say what is installed on this machine, what is missing, and what to do about it."""
+    """Say what is installed here and what is wrong with it."""
     from edgetl.steps.doctor import doctor as step
     from edgetl.steps.doctor import has_core_problem
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -66,7 +67,7 @@ def train(data: Path, output: Path, config: TrainConfig) -> Model:
         identity = _identity(trunk.origin, layers, dataset, schedule)
         checkpoint = Checkpoint(partial / CHECKPOINT_FILE, identity, config.resume)
         fitted = _fit(layers, dataset, schedule, checkpoint, config.tensorboard)
-        card = _card(place.name, dataset, schedule, layers=layers, origin=trunk.origin, fitted=fitted)
+        card = _card(place, dataset, schedule, layers=layers, origin=trunk.origin, fitted=fitted)
         card = _write(layers, dataset, card, partial / FINISHED)
         publish(partial, place)
     return Model(output, card)
@@ -123,19 +124,19 @@ def _versions() -> dict[str, str]:
 
 
 def _card(
-    name: str, dataset: Dataset, schedule: Schedule, *, layers: Layers, origin: TrunkOrigin, fitted: Fitted
+    place: Path, dataset: Dataset, schedule: Schedule, *, layers: Layers, origin: TrunkOrigin, fitted: Fitted
 ) -> ModelCard:
     """What is known before the files are written."""
     return ModelCard(
         schema_version=SCHEMA_VERSION,
         edgetl_version=EDGETL_VERSION,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        name=name,
+        name=place.name,
         labels=dataset.labels,
         input=layers.spec,
         network=layers.network,
         weights=origin,
-        data=summarise(dataset, schedule.seed),
+        data=summarise(dataset, schedule.seed, place),
         training=_training_summary(schedule, fitted),
         reference=Reference(REFERENCE_FILE, "", 0, 0),
         keras_sha256="",
@@ -191,10 +192,10 @@ def _training_summary(schedule: Schedule, fitted: Fitted) -> TrainingSummary:
     )
 
 
-def summarise(dataset: Dataset, seed: int) -> DataSummary:
-    """What the card keeps of a dataset."""
+def summarise(dataset: Dataset, seed: int, place: Path) -> DataSummary:
+    """What the card of a model at `place` keeps of a dataset; a relative path says nothing of who trained it."""
     return DataSummary(
-        folder=str(dataset.folder.resolve()),
+        folder=os.path.relpath(dataset.folder.resolve(), place.resolve()),
         layout=dataset.layout,
         seed=seed,
         roles={role.value: _summarise_role(dataset.roles[role], len(dataset.labels)) for role in Role},
