@@ -156,9 +156,7 @@ def test_every_engine_takes_any_batch_size(model):
         together = classifier(pixels)
         assert together.dtype == np.float32
         np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-3)
-        # w8a32 of TFLite scales activations over what it is given at once
-        tolerance = 0.05 if artifact.name == "tflite-w8a32" else 1e-4
-        np.testing.assert_allclose(together, one_by_one, atol=tolerance, err_msg=artifact.name)
+        np.testing.assert_allclose(together, one_by_one, atol=1e-4, err_msg=artifact.name)
 
 
 def test_litert_opens_every_tflite_file_at_both_sizes(model):
