@@ -5,14 +5,15 @@ no data folder check itself.
 """
 
 import io
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.card import Model
-from edgetl.dataset import Entry, Images, read_images
+from edgetl.dataset import Entry, Images, Role, read_images, role_fingerprint
 from edgetl.errors import DataError, ModelFolderError
 from edgetl.files import sha256_of, write_atomically
 from edgetl.records import RecordError, from_json, to_json
@@ -99,38 +100,38 @@ def read_calibration_pixels(model: Model, folder: Path, most: int) -> NDArray[np
         raise ModelFolderError(
             f"{path} cannot be read: {error}.", "Restore it from a copy, or train again."
         ) from error
-    order = np.random.default_rng(model.card.data.seed).permutation(len(listed.paths))[:most]
-    files = [Entry(folder / listed.paths[i], 0, "") for i in sorted(order)]
-    missing = [entry.path for entry in files if not entry.path.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(files)} calibration images are not in {folder} "
-            f"(first: {missing[0].name}).",
-            "Say where the data folder is now with --data DIR.",
+    if role_fingerprint(listed.digests) != model.card.data.roles[Role.CALIBRATION.value].fingerprint:
+        raise ModelFolderError(
+            f"{path} does not list the calibration images of this model.",
+            "Restore it from a copy, or train again.",
         )
-    found, _, skipped = read_images(files, folder, model.card.input.height, model.card.input.width)
-    if skipped or list(found.digests) != [listed.digests[i] for i in sorted(order)]:
-        raise DataError("Calibration images were changed since training.", "Restore them, or train again.")
-    return found.pixels
+    order = np.sort(np.random.default_rng(model.card.data.seed).permutation(len(listed.paths))[:most])
+    paths, digests = ([values[i] for i in order] for values in (listed.paths, listed.digests))
+    return _read_unchanged(model, folder, paths, digests, Role.CALIBRATION).pixels
 
 
 def certification_images(model: Model, folder: Path) -> Images:
     """The certification images of a model, from `folder`. Raises `DataError` unless all are unchanged."""
     reference = read_reference(model)
-    files = [
-        Entry(folder / path, int(label), "")
-        for path, label in zip(reference.paths, reference.labels, strict=True)
-    ]
+    found = _read_unchanged(model, folder, reference.paths, reference.digests, Role.CERTIFICATION)
+    return replace(found, labels=reference.labels)
+
+
+def _read_unchanged(
+    model: Model, folder: Path, paths: Sequence[str], digests: Sequence[str], role: Role
+) -> Images:
+    """Files of a role as the network takes them, if all are there and have these SHA-256s; labels are 0."""
+    files = [Entry(folder / path, 0, "") for path in paths]
     missing = [entry.path for entry in files if not entry.path.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(files)} certification images are not in {folder} "
-            f"(first: {missing[0].name}).",
+            f"{len(missing)} of {len(files)} {role} images are not in {folder} (first: {missing[0].name}).",
             "Say where the data folder is now with --data DIR.",
         )
     found, _, _ = read_images(files, folder, model.card.input.height, model.card.input.width)
-    if found.digests != reference.digests:
+    if found.digests != tuple(digests):
         raise DataError(
-            f"Certification images in {folder} were changed since training.", "Restore them, or train again."
+            f"{role.capitalize()} images in {folder} were changed since training.",
+            "Restore them, or train again.",
         )
     return found

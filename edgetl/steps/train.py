@@ -193,7 +193,7 @@ def _training_summary(schedule: Schedule, fitted: Fitted) -> TrainingSummary:
 
 
 def summarise(dataset: Dataset, seed: int, place: Path) -> DataSummary:
-    """What the card of a model at `place` keeps of a dataset; a relative path says nothing of who trained it."""
+    """What the card of a model at `place` keeps of a dataset; a relative path names nobody's home."""
     return DataSummary(
         folder=os.path.relpath(dataset.folder.resolve(), place.resolve()),
         layout=dataset.layout,
