@@ -13,10 +13,11 @@ from fashion import write_folders
 from edgetl.steps.demo import copy_samples
 
 SIZE = "64"
+TIMES = {"emoji": (1, 10), "Fashion-MNIST": (1, 3)}  # how often the default's time the classic recipe gets
 
 
 def main() -> None:
-    """Both recipes on both data sets; the classic one gets as long as the default took, and ten times as long."""
+    """Both recipes on both data sets; the classic one gets as long as the default took, and some times as long."""
     work = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
     fashion = write_folders(work / "fashion-2000", train=200, val=50)
     emoji = work / "emoji"
@@ -30,7 +31,7 @@ def main() -> None:
     header = ("data", "recipe", "training images", "minutes of training", "accuracy", "95 % interval")
     text = (
         f"{SIZE} pixels, ImageNet weights, same roles and seed. `--recipe classic` is stopped by `--minutes`: first at "
-        "what the default took, then at ten times that.\n\n" + table(header, rows)
+        "what the default took, then later.\n\n" + table(header, rows)
     )
     publish("classic", "The default recipe against the classic one", text)
     publish("fashion-parity", "Parity on Fashion-MNIST", parity(work / "Fashion-MNIST-default"))
@@ -43,7 +44,7 @@ def compare(name: str, data: Path, work: Path) -> list[tuple[str, ...]]:
         edgetl("train", str(data), "-o", str(default), "--image-size", SIZE)
     minutes = card(default)["training"]["minutes"]
     rows = [row_of(name, "default", default)]
-    for times in (1, 10):
+    for times in TIMES[name]:
         model = work / f"{name}-classic-{times}"
         if not model.exists():
             edgetl(
