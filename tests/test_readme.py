@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,8 @@ QUICK = [
 
 @pytest.mark.parametrize(("command", "shown"), QUICK)
 def test_quick_commands_print_what_the_readme_shows(command, shown, tmp_path):
-    for name in ("models", "edgetl"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "models", tmp_path / "models")  # verify writes into its card
+    (tmp_path / "edgetl").symlink_to(ROOT / "edgetl")
     words = [sys.executable, "-m", *shlex.split(command)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
