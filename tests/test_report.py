@@ -338,7 +338,7 @@ def test_many_classes_get_a_list_instead_of_a_matrix(tmp_path):
 def test_headline_says_what_is_known(tmp_path):
     card = full_card(tmp_path)
     assert headline(card) == (
-        "onnx-w8a32: 30.6 MB → 7.7 MB, accuracy 83.8 % (79.8-87.0), at most 0.7 points lost: proven; "
+        "onnx-int8: 30.6 MB → 7.8 MB, accuracy 83.8 % (79.8-87.0), at most 0.7 points lost: proven; "
         "fails: tflite-int8; undecided: tflite-w8a32; not verified: tflite-w8a16."
     )
     failing = {"tflite-int8": card.parity["tflite-int8"]}
@@ -372,7 +372,7 @@ def test_the_printed_script_is_python_that_names_the_file(tmp_path):
     shell, script = (unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", reader, re.DOTALL))
     assert "edgetl predict 'my flowers' photos/" in shell
     compile(script, "script", "exec")
-    assert 'InferenceSession("model.onnx-w8a32")' in script
+    assert 'InferenceSession("model.onnx-int8")' in script
     assert "resize((96, 96)" in script
 
 

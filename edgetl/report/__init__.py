@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from html import escape
 
 from edgetl.card import KERAS, Artifact, ModelCard
-from edgetl.config import Precision
+from edgetl.config import FASTEST_FIRST, Precision
 from edgetl.results import Parity, Scores, Timing
 from edgetl.statistics import Interval, Verdict, wilson_interval
 
 SYMBOLS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.UNDECIDED: "?"}
 WORDS = {Verdict.PASS: "proven", Verdict.FAIL: "fails", Verdict.UNDECIDED: "undecided"}
+
+HARDLY_LARGER = 1.05
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,12 @@ def megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.{1 if size_bytes >= 1e6 else 2}f} MB"
 
 
-def smallest_proven(rows: Sequence[Measured]) -> Measured | None:
-    """The smallest file at parity."""
+def best_proven(rows: Sequence[Measured]) -> Measured | None:
+    """The smallest file at parity; of files that are hardly larger, the one of the fastest precision."""
     proven = [row for row in rows if row.verdict is Verdict.PASS]
-    return min(proven, key=lambda row: (row.artifact.size_bytes, row.name), default=None)
+    limit = HARDLY_LARGER * min((row.artifact.size_bytes for row in proven), default=0)
+    small = [row for row in proven if row.artifact.size_bytes <= limit]
+    return min(small, key=lambda row: (FASTEST_FIRST.index(row.artifact.precision), row.name), default=None)
 
 
 def points_lost(parity: Parity) -> float:
@@ -93,7 +97,7 @@ def points_lost(parity: Parity) -> float:
 def headline(card: ModelCard) -> str:
     """The whole card in one plain sentence."""
     rows = measured(card)
-    best = smallest_proven(rows)
+    best = best_proven(rows)
     if best and best.parity:
         return f"{'; '.join([_proven(card, best, best.parity), *_not_proven(rows)])}."
     if any(row.verdict for row in rows):

@@ -12,6 +12,7 @@ from edgetl.config import Format
 from edgetl.report import (
     STYLE,
     Measured,
+    best_proven,
     charts,
     facts,
     file_cells,
@@ -25,7 +26,6 @@ from edgetl.report import (
     number,
     percent,
     points_lost,
-    smallest_proven,
     table,
     two,
 )
@@ -67,12 +67,12 @@ def page(card: ModelCard, thumbnails: Mapping[str, bytes] | None) -> str:
 
 
 def _opening(card: ModelCard, rows: Sequence[Measured], scores: Scores | None) -> str:
-    best = smallest_proven(rows)
+    best = best_proven(rows)
     tiles = [(f"{len(card.labels):,}", "classes")]
     if scores:
         tiles.append((percent(scores.accuracy), f"accuracy at full precision, {scores.images:,} images"))
     if best and best.parity:
-        tiles.append((megabytes(best.artifact.size_bytes), f"{best.name}, the smallest proven file"))
+        tiles.append((megabytes(best.artifact.size_bytes), f"{best.name}, the best proven file"))
         tiles.append((f"≤ {points_lost(best.parity):.1f} points", "of accuracy lost, 95 % bound"))
         if best.timing and math.isfinite(best.timing.latency_p50_ms):
             tiles.append((number(best.timing.latency_p50_ms, 1, " ms"), "for one image, median"))
@@ -262,7 +262,7 @@ def _shot(
 def _usage(card: ModelCard, rows: Sequence[Measured]) -> str:
     folder, spec = shlex.quote(card.name), card.input
     onnx = [row for row in rows if row.artifact.format is Format.ONNX]
-    best = smallest_proven(onnx) or next(iter(onnx), None)
+    best = best_proven(onnx) or next(iter(onnx), None)
     if best is None:
         return _missing(card, "There is no ONNX file yet.", "export")
     script = f"""import json

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgetl import images
 from edgetl.card import Artifact, Model
 from edgetl.classifier import Classifier
-from edgetl.config import Format, Precision, PredictConfig
+from edgetl.config import FASTEST_FIRST, Format, Precision, PredictConfig
 from edgetl.engines import open_classifier
 from edgetl.errors import DataError, ModelFolderError, UsageError
 from edgetl.images import Pixels, Refused
@@ -25,7 +25,6 @@ from edgetl.rows import ClassProbability, Prediction, Status, printable, row_for
 from edgetl.statistics import Verdict
 
 STANDARD_INPUT = "-"
-FASTEST_FIRST = (Precision.INT8, Precision.W8A32, Precision.FP16, Precision.FP32, Precision.W8A16)
 MOST_SKIPPED = 20  # kept in the summary; the rows have all
 _REFUSED_PER_READABLE = 4  # how far refused images may fill a group before it is classified as it is
 
