@@ -113,7 +113,10 @@ def _boundary(as_json: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        typer.echo("\nInterrupted. Nothing is half written; train can be continued with --resume.", err=True)
+        typer.echo(
+            "\nInterrupted. Nothing is half written. Run the command again; train goes on with --resume.",
+            err=True,
+        )
         raise typer.Exit(ExitCode.INTERRUPTED) from error
     except BrokenPipeError as error:  # the reader went away, as `head` does
         settle_standard_output()
