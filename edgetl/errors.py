@@ -65,23 +65,24 @@ class WeightsError(EdgetlError):
 
 
 class MissingExtra(EdgetlError):  # noqa: N818 - it names what is missing, like ModuleNotFoundError's friends
-    """An optional dependency that is not installed."""
+    """An optional dependency that is not installed; `otherwise` is a way to do without."""
 
-    def __init__(self, feature: str, extra: str) -> None:
+    def __init__(self, feature: str, extra: str, otherwise: str = "") -> None:
         super().__init__(
-            f"{feature} needs packages that are not installed.", f"pip install 'edgetl[{extra}]'"
+            f"{feature} needs packages that are not installed.",
+            f"pip install 'edgetl[{extra}]'{otherwise and f', or {otherwise}'}",
         )
 
 
 @contextmanager
-def needing(extra: str, feature: str) -> Iterator[None]:
+def needing(extra: str, feature: str, otherwise: str = "") -> Iterator[None]:
     """Turn a package that an import inside the block does not find into `MissingExtra`."""
     try:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "edgetl":
             raise  # our bug, not a missing package
-        raise MissingExtra(feature, extra) from error
+        raise MissingExtra(feature, extra, otherwise) from error
 
 
 class StorageError(EdgetlError):

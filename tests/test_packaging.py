@@ -158,7 +158,7 @@ def test_a_tflite_file_needs_its_extra(model, tmp_path):
     card.write_text(card.read_text().replace('"format": "onnx"', '"format": "tflite"'))
     done = on_device("predict", tmp_path / "model", image)
     assert done.returncode == 1
-    assert done.stderr.endswith("fix: pip install 'edgetl[tflite]'\n")
+    assert done.stderr.endswith("fix: pip install 'edgetl[tflite]', or name an ONNX file with --artifact\n")
 
 
 def test_the_tiny_model_is_of_use(model, tmp_path):

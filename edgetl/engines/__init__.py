@@ -29,7 +29,7 @@ def classifier_of(content: bytes, form: Format, precision: Precision, threads: i
 
             return OnnxClassifier(content, threads, precision is Precision.W8A32)
         case Format.TFLITE:
-            with needing("tflite", "Running a TFLite file"):
+            with needing("tflite", "Running a TFLite file", "name an ONNX file with --artifact"):
                 from edgetl.engines.tflite import TFLiteClassifier
 
             return TFLiteClassifier(content, threads)
