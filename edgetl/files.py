@@ -21,6 +21,7 @@ _STORAGE_REASONS = {
     errno.EACCES: ("permission was denied", "Choose a folder that you may write, or change its permissions."),
     errno.EPERM: ("permission was denied", "Choose a folder that you may write, or change its permissions."),
     errno.ENOTDIR: ("a part of the path is a file, not a folder", "Choose another path."),
+    errno.ENOENT: ("the folder is not there, or takes no files", "Choose another folder."),
     errno.EEXIST: ("a part of the path is a file, not a folder", "Choose another path."),
     errno.EISDIR: ("the path is a folder", "Name a file."),
     errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter name."),
