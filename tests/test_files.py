@@ -245,5 +245,5 @@ def test_fingerprints_know_where_a_text_ends_and_bear_any_file_name():
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs Linux's /proc")
 def test_a_folder_that_takes_no_files_is_refused_in_words():
-    with pytest.raises(StorageError, match="takes no files|permission"):
+    with pytest.raises(StorageError, match=r"takes no files|permission"):
         write_atomically(Path("/proc/page.html"), "text")
