@@ -34,7 +34,8 @@ def write_folders(target: Path, train: int, val: int, test: int = 1000) -> Path:
     for number, name in enumerate(LABELS):
         mine = np.flatnonzero(labels == number)
         write(partial / "train" / name, pixels, mine[:train])
-        write(partial / "val" / name, pixels, mine[train : train + val])
+        if val > 0:
+            write(partial / "val" / name, pixels, mine[train : train + val])
     pixels, labels = read("t10k")
     for number, name in enumerate(LABELS):
         write(partial / "test" / name, pixels, np.flatnonzero(labels == number)[:test])

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgetl.card import Model, ModelCard
 from edgetl.config import (
     BenchConfig,
+    CacheConfig,
     DataConfig,
     EvalConfig,
     ExportConfig,
@@ -22,7 +23,7 @@ from edgetl.config import (
     VerifyConfig,
 )
 from edgetl.errors import needing
-from edgetl.results import DataReport, Finding, Parity, Scores, Timing
+from edgetl.results import CacheUsage, DataReport, Finding, Parity, Scores, Timing
 from edgetl.rows import Prediction
 
 
@@ -51,6 +52,13 @@ def doctor() -> tuple[Finding, ...]:
     from edgetl.steps.doctor import doctor as step
 
     return tuple(step())
+
+
+def cache(config: CacheConfig | None = None) -> CacheUsage:
+    """`edgetl cache`: what is in the cache of activations, after cleaning it as asked."""
+    from edgetl.steps.cache import cache as step
+
+    return step(config or CacheConfig())
 
 
 class OpenModel:

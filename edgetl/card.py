@@ -13,7 +13,7 @@ from edgetl.files import locked, write_atomically
 from edgetl.records import RecordError, from_plain, parse, to_json
 from edgetl.results import Parity, Scores, Timing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CARD_FILE = "card.json"
 KERAS_FILE = "model.keras"
 REFERENCE_FILE = "reference.npz"
@@ -39,7 +39,8 @@ class Network:
 
     cut: Block
     head: Head
-    hidden_units: int  # of the flatten head's Dense layer; 0 with gap
+    scales: tuple[Block, ...]  # the blocks whose averages the head sees, ascending; the last is the cut
+    hidden_units: int  # of the flatten head's Dense layer; 0 with the others
     classes: int
 
 
@@ -84,7 +85,22 @@ class EpochRecord:
     train_accuracy: float
     tuning_loss: float  # at the temperature that suits the epoch best
     tuning_accuracy: float
-    seconds: float
+    seconds: float  # of this epoch
+    elapsed_seconds: float  # since the command began, over interruptions
+
+
+@dataclass(frozen=True)
+class CutScore:
+    """A place to cut the trunk, and what a linear head made of the features there."""
+
+    cut: Block
+    head: Head
+    scales: tuple[Block, ...]
+    features: int  # columns that the head sees
+    giga_macs: float  # multiply-adds of one image through the trunk up to the cut, in 1e9
+    tuning_loss: float  # nats, at the best temperature
+    tuning_accuracy: float  # 0..1
+    chosen: bool
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,7 @@ class TrainingSummary:
     """How the network was trained."""
 
     settings: dict[str, str]  # every resolved setting
+    cuts: tuple[CutScore, ...]  # empty where nothing was left to choose
     history: tuple[EpochRecord, ...]
     chosen_stage: str
     chosen_epoch: int

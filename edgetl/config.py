@@ -1,95 +1,50 @@
 """Every setting, declared once: type, default, range, help; the flag, the check and the card follow."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from edgetl.choices import (
+    FASTEST_FIRST,
+    Arithmetic,
+    Augment,
+    Block,
+    ClassWeights,
+    FeaturePrecision,
+    Format,
+    Head,
+    Optimizer,
+    Precision,
+    Recipe,
+    TrunkInput,
+    Unfreeze,
+)
 from edgetl.settings import Checked, option
 
-
-class Recipe(StrEnum):
-    """How a network is trained."""
-
-    DEFAULT = "default"
-    CLASSIC = "classic"
-
-
-class Head(StrEnum):
-    """What stands on the trunk: GlobalAveragePooling + Dense, or Flatten + Dense(1024, relu) + Dense."""
-
-    GAP = "gap"
-    FLATTEN = "flatten"
-
-
-class Block(StrEnum):
-    """The blocks of VGG16."""
-
-    BLOCK1 = "block1"
-    BLOCK2 = "block2"
-    BLOCK3 = "block3"
-    BLOCK4 = "block4"
-    BLOCK5 = "block5"
-
-
-class Unfreeze(StrEnum):
-    """The lowest block that fine-tuning changes; it and all above it are trained."""
-
-    NONE = "none"
-    BLOCK5 = "block5"
-    BLOCK4 = "block4"
-    BLOCK3 = "block3"
-    BLOCK2 = "block2"
-    ALL = "all"
-
-
-class Optimizer(StrEnum):
-    """SGD has Nesterov momentum."""
-
-    SGD = "sgd"
-    ADAM = "adam"
-
-
-class Augment(StrEnum):
-    """How far training images are varied."""
-
-    OFF = "off"
-    LIGHT = "light"
-    STRONG = "strong"
-
-
-class ClassWeights(StrEnum):
-    """Whether rare classes count more in the loss."""
-
-    NONE = "none"
-    BALANCED = "balanced"
-
-
-class TrunkInput(StrEnum):
-    """What a foreign trunk expects: Keras's VGG16 (BGR minus mean) or torchvision's (RGB, mean and std)."""
-
-    KERAS = "keras"
-    TORCHVISION = "torchvision"
-
-
-class Format(StrEnum):
-    """File formats of exported models."""
-
-    ONNX = "onnx"
-    TFLITE = "tflite"
-
-
-class Precision(StrEnum):
-    """wA aB: A bits per weight, B bits per activation."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-    W8A32 = "w8a32"
-    W8A16 = "w8a16"
-
-
-# On CPUs; w8a32 is as fast as int8 in LiteRT and as slow as fp32 in ONNX Runtime.
-FASTEST_FIRST = (Precision.INT8, Precision.W8A32, Precision.FP16, Precision.FP32, Precision.W8A16)
+__all__ = [
+    "FASTEST_FIRST",
+    "Arithmetic",
+    "Augment",
+    "BenchConfig",
+    "Block",
+    "CacheConfig",
+    "ClassWeights",
+    "DataConfig",
+    "DemoConfig",
+    "EvalConfig",
+    "ExportConfig",
+    "FeaturePrecision",
+    "Format",
+    "Head",
+    "Optimizer",
+    "Precision",
+    "PredictConfig",
+    "Recipe",
+    "ReportConfig",
+    "TrainConfig",
+    "TrunkInput",
+    "Unfreeze",
+    "VerifyConfig",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +79,9 @@ class TrainConfig(DataConfig):
         "default: frozen trunk, head, then fine-tuning of the top; classic: the widely copied Keras recipe.",
         panel="Training",
     )
+    minutes: float | None = option(
+        None, "Time for the whole command: a plan is made that keeps to it.", min=0.01, panel="Training"
+    )
     weights: str = option(
         "imagenet", "imagenet, edges, random, a weights file or a model folder.", panel="Network"
     )
@@ -133,38 +91,85 @@ class TrainConfig(DataConfig):
     allow_download: bool = option(
         False, "Let Keras fetch the ImageNet weights when they are not on this machine.", panel="Network"
     )
-    image_size: int = option(
-        96, "Height and width of the network's input, pixels.", min=32, max=512, panel="Network"
+    image_size: int | None = option(
+        None,
+        "Height and width of the network's input, pixels (default: 96, or what the minutes allow).",
+        min=32,
+        max=512,
+        panel="Network",
     )
     cut: Block | None = option(
         None,
-        "Last block of VGG16 that is kept (default: block4 below 160 pixels, else block5; classic: block5).",
+        "Last block of VGG16 that is kept (default: the best of block3, 4 and 5 by its features; "
+        "classic: block5).",
         panel="Network",
     )
-    head: Head | None = option(None, "gap or flatten (default: gap; classic: flatten).", panel="Network")
+    head: Head | None = option(
+        None,
+        "gap, max, grid or flatten (default: one of the first three, by their features; classic: flatten).",
+        panel="Network",
+    )
+    scales: int | None = option(
+        None,
+        "Blocks that the head sees, 1: the last, 2: also the one below (default: by their features).",
+        min=1,
+        max=2,
+        panel="Network",
+    )
+    features: FeaturePrecision = option(
+        FeaturePrecision.AUTO,
+        "Precision of the frozen trunk in training, fp32 or int8 as on the device (auto: int8 where the CPU "
+        "is made for it).",
+        panel="Training",
+    )
     unfreeze: Unfreeze | None = option(
-        None, "Lowest block to fine-tune (default: the top block; classic: all).", panel="Training"
+        None,
+        "Lowest block to fine-tune (default: the top block, all for many images; classic: all).",
+        panel="Training",
     )
     epochs_head: int | None = option(
-        None, "Epochs of stage 1 (default: 60; classic: 10).", min=1, max=10000, panel="Training"
+        None,
+        "Epochs of a head with a hidden layer (default: 60; classic: 10); other heads have a closed form.",
+        min=1,
+        max=10000,
+        panel="Training",
     )
     epochs_finetune: int | None = option(
-        None, "Epochs of stage 2 (default: 8; classic: 10).", min=0, max=10000, panel="Training"
+        None, "Epochs of fine-tuning (default: 8; classic: 10).", min=0, max=10000, panel="Training"
     )
     steps_per_epoch: int | None = option(
         None, "Steps per epoch (default: all images; classic: 100).", min=1, panel="Training"
     )
-    batch: int = option(32, "Images per step.", min=1, max=4096, panel="Training")
-    optimizer: Optimizer = option(Optimizer.SGD, "sgd (Nesterov momentum 0.9) or adam.", panel="Training")
+    batch: int | None = option(
+        None, "Images per step (default: 32, 64 from 20,000 images).", min=1, max=4096, panel="Training"
+    )
+    optimizer: Optimizer | None = option(
+        None,
+        "sgd (Nesterov momentum 0.9) or adam (default: sgd, adam from 20,000 images; classic: sgd).",
+        panel="Training",
+    )
+    arithmetic: Arithmetic = option(
+        Arithmetic.AUTO,
+        "float32 or bfloat16 for fine-tuning (auto: bfloat16 where the CPU has it).",
+        panel="Training",
+    )
     rate_head: float | None = option(
-        None, "Learning rate of stage 1 (default: 0.02; classic: 1e-4).", min=0, max=10, panel="Training"
+        None,
+        "Learning rate of a head with a hidden layer (default: 0.02; classic: 1e-4).",
+        min=0,
+        max=10,
+        panel="Training",
     )
     rate_finetune: float | None = option(
-        None, "Learning rate of stage 2 (default: 3e-4; classic: 1e-4).", min=0, max=10, panel="Training"
+        None,
+        "Learning rate of fine-tuning (default: 1e-3, adam 2e-4; classic: 1e-4).",
+        min=0,
+        max=10,
+        panel="Training",
     )
     weight_decay: float | None = option(
         None,
-        "L2 decay of kernels per step (default: 20 / training images; classic: 0).",
+        "L2 decay of kernels per step (default: the head's penalty; classic: 0).",
         min=0,
         max=1,
         panel="Training",
@@ -174,7 +179,8 @@ class TrainConfig(DataConfig):
     )
     views: int | None = option(
         None,
-        "Varied copies of each image in a frozen-trunk stage (default: 4).",
+        "Varied copies of each image for the frozen trunk, the image itself among them (default: 4, "
+        "1 from 20,000 images).",
         min=1,
         max=64,
         panel="Training",
@@ -188,8 +194,21 @@ class TrainConfig(DataConfig):
         min=1,
         panel="Training",
     )
-    minutes: float | None = option(
-        None, "Stop training after this many minutes and keep the best so far.", min=0.01, panel="Run"
+    cache_folder: Path | None = option(
+        None,
+        "Where activations are kept for later runs (default: as edgetl cache says).",
+        panel="Run",
+    )
+    cache_limit: str = option(
+        "10GB", "Most that all kept activations may take; the least recently used go first.", panel="Run"
+    )
+    shrink: bool = option(
+        False, "Use fewer views, or none, when disk or limit are too small for the plan.", panel="Run"
+    )
+    workers_config: Path | None = option(
+        None,
+        "Share fine-tuning among machines: a JSON file with their addresses and this one's number.",
+        panel="Run",
     )
     tensorboard: Path | None = option(
         None, "Also write the curves for TensorBoard into this folder.", panel="Run"
@@ -274,3 +293,19 @@ class ReportConfig(Checked):
     """Where the page goes."""
 
     output: Path | None = option(None, "The HTML file to write (default: report.html in the model folder).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig(Checked):
+    """What to do with stored activations."""
+
+    clear: bool = option(False, "Remove everything that no running process uses.")
+    older_than: float | None = option(
+        None, "With --clear: only what was last used this many days ago or earlier.", min=0, max=100000
+    )
+    limit: str | None = option(
+        None, "Remove what was used least recently down to this size, such as 4GB or 512MiB."
+    )
+    folder: Path | None = option(
+        None, "The cache (default: $EDGETL_CACHE_DIR, $XDG_CACHE_HOME/edgetl or ~/.cache/edgetl)."
+    )

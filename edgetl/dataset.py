@@ -8,6 +8,7 @@ certification  proves parity; only `eval` and `verify` read it
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 
 from edgetl import images
 from edgetl.config import DataConfig
-from edgetl.duplicates import Copies, Pair, find_copies
+from edgetl.duplicates import Copies, find_copies
 from edgetl.errors import DataError
 from edgetl.files import fingerprint
 from edgetl.images import ImageFacts
 from edgetl.listing import Entry, Listing, check_classes, is_text, list_images, printable
+from edgetl.pixels import InMemory, OnDisk, PixelRows, Room, split_rows
 from edgetl.progress import task
 from edgetl.results import Skipped
 from edgetl.roles import KeptOut, Role, assign_roles, check_shares, keep_out
@@ -30,6 +32,7 @@ __all__ = [
     "Entry",
     "FilesRead",
     "Images",
+    "ImagesInMemory",
     "Listing",
     "Role",
     "assign_roles",
@@ -47,7 +50,7 @@ class Images:
     """The readable images of one role, in a fixed order."""
 
     paths: tuple[str, ...]  # relative to the data folder
-    pixels: NDArray[np.uint8]  # [N, H, W, 3] RGB
+    pixels: PixelRows  # uint8 [N, H, W, 3] RGB
     labels: NDArray[np.int64]  # [N]
     digests: tuple[str, ...]  # SHA-256 of the files
 
@@ -56,12 +59,19 @@ class Images:
 
 
 @dataclass(frozen=True)
+class ImagesInMemory(Images):
+    """Images whose pixels are an array."""
+
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class FilesRead:
     """What reading labelled files once gives; all but `skipped` is about the readable ones."""
 
     images: Images
     kept: tuple[int, ...]  # positions in the entries given
-    thumbnails: NDArray[np.float32]  # [N, 768] of 16 x 16 RGB, 0..255, whatever the size of `images.pixels`
+    thumbnails: NDArray[np.uint8]  # [N, 768] of 16 x 16 RGB, 0..255, whatever the size of `images.pixels`
     facts: tuple[ImageFacts, ...]
     skipped: tuple[Skipped, ...]
 
@@ -90,20 +100,30 @@ class Dataset:
     roles: dict[Role, Images]
     skipped: tuple[Skipped, ...]
     leaking: tuple[str, ...]  # all that is kept out of certification: see `KeptOut`
-    exact_pairs: tuple[tuple[str, str], ...]
-    near_pairs: tuple[tuple[str, str], ...]
 
 
-def load(folder: Path, height: int, width: int, config: DataConfig, threads: int = 2) -> Dataset:
+def load(
+    folder: Path,
+    height: int,
+    width: int,
+    config: DataConfig,
+    threads: int = 2,
+    *,
+    scratch: Path | None = None,
+) -> Dataset:
     """Read a data folder once and divide it into roles.
 
     Images that copy, or nearly copy, an image of another role or an earlier certification image are kept out
     of certification, where they would make the proof too easy. Roles do not depend on height and width.
-    Raises `DataError` when a class is too small to be divided, `UsageError` for contradictory shares.
+    Pixels are kept in memory, or in a nameless file in the folder `scratch`; the rest takes about 3 KiB of
+    memory for each image. Raises `DataError` when a class is too small to be divided, `UsageError` for
+    contradictory shares, `StorageError` when the disk has no room.
     """
     listing = list_images(folder, config.class_map)
     check_classes(listing)
-    read = read_files(listing.entries, folder, height, width, threads)
+    count = len(listing.entries)
+    room = InMemory(count, height, width) if scratch is None else OnDisk(scratch, count, height, width)
+    read = _read_into(room, listing.entries, folder, height, width, threads=threads)
     division = divide(listing, read, config)
     paths = read.images.paths
     return Dataset(
@@ -113,26 +133,33 @@ def load(folder: Path, height: int, width: int, config: DataConfig, threads: int
         roles=_split(read.images, division),
         skipped=read.skipped,
         leaking=tuple(paths[i] for i in sorted(division.kept_out.all())),
-        exact_pairs=_named(division.copies.exact, paths),
-        near_pairs=_named(division.copies.near, paths),
     )
 
 
 def read_images(
     entries: Sequence[Entry], folder: Path, height: int, width: int, threads: int = 2
-) -> tuple[Images, list[int], list[Skipped]]:
+) -> tuple[ImagesInMemory, list[int], list[Skipped]]:
     """Decode every entry. Returns the readable ones, their positions in `entries`, and the refused ones."""
-    read = read_files(entries, folder, height, width, threads)
-    return read.images, list(read.kept), list(read.skipped)
+    room = InMemory(len(entries), height, width)
+    read = _read_into(room, entries, folder, height, width, threads=threads)
+    found = read.images
+    in_memory = ImagesInMemory(found.paths, room.first(len(found)), found.labels, found.digests)
+    return in_memory, list(read.kept), list(read.skipped)
 
 
 def read_files(
     entries: Sequence[Entry], folder: Path, height: int, width: int, threads: int = 2
 ) -> FilesRead:
     """Read and decode every entry once. Raises `DataError` when the pixels do not fit into memory."""
-    pixels = _room_for(len(entries), height, width)
-    thumbnails = np.empty((len(entries), images.THUMBNAIL_SIDE**2 * 3), np.float32)
+    return _read_into(InMemory(len(entries), height, width), entries, folder, height, width, threads=threads)
+
+
+def _read_into(
+    room: Room, entries: Sequence[Entry], folder: Path, height: int, width: int, *, threads: int
+) -> FilesRead:
+    thumbnails = np.empty((len(entries), images.THUMBNAIL_SIDE**2 * 3), np.uint8)
     kept: list[int] = []
+    paths: list[str] = []
     facts: list[ImageFacts] = []
     digests: list[str] = []
     skipped: list[Skipped] = []
@@ -146,16 +173,14 @@ def read_files(
             elif not is_text(name):
                 skipped.append(Skipped(printable(name), "name", "Its name is not UTF-8; rename it."))
             else:
-                pixels[len(kept)], thumbnails[len(kept)] = image.pixels, image.thumbnail.reshape(-1)
+                room.put(len(kept), image.pixels)
+                thumbnails[len(kept)] = image.thumbnail.reshape(-1)
                 kept.append(position)
+                paths.append(name)
                 facts.append(image.facts)
                 digests.append(image.digest)
-    readable = Images(
-        paths=tuple(str(entries[i].path.relative_to(folder)) for i in kept),
-        pixels=pixels[: len(kept)],
-        labels=np.array([entries[i].label for i in kept], np.int64),
-        digests=tuple(digests),
-    )
+    labels = np.array([entries[i].label for i in kept], np.int64)
+    readable = Images(tuple(paths), room.first(len(kept)), labels, tuple(digests))
     return FilesRead(readable, tuple(kept), thumbnails[: len(kept)], tuple(facts), tuple(skipped))
 
 
@@ -169,7 +194,7 @@ def divide(listing: Listing, read: FilesRead, config: DataConfig) -> Division:
     _check_roles(roles, listing, read)
     division = Division(roles, copies, keep_out(roles, labels, copies))
     if not division.of(Role.CERTIFICATION):
-        left, right = (read.images.paths[i] for i in (*copies.exact, *copies.near)[0])
+        left, right = (read.images.paths[i] for i in next(chain(copies.exact, copies.near)))
         raise DataError(
             f"No certification image is left: all copy other images, such as {left} and {right}.",
             "Give test/ images of its own, and each image one class.",
@@ -195,49 +220,18 @@ def _check_roles(roles: NDArray[np.str_], listing: Listing, read: FilesRead) -> 
 
 
 def _split(everything: Images, division: Division) -> dict[Role, Images]:
-    """Each role's images. Rows of `everything.pixels` change places: a copy would double the memory."""
+    """Each role's images; `everything.pixels` must not be used any more."""
     positions = {role: division.of(role) for role in Role}
-    first = [position for role in Role for position in positions[role]]
-    _reorder(everything.pixels, [*first, *sorted(set(range(len(everything))) - set(first))])
-    divided, start = {}, 0
-    for role, chosen in positions.items():
-        divided[role] = Images(
+    pixels = split_rows(everything.pixels, list(positions.values()))
+    return {
+        role: Images(
             paths=tuple(everything.paths[i] for i in chosen),
-            pixels=everything.pixels[start : start + len(chosen)],
+            pixels=rows,
             labels=everything.labels[chosen],
             digests=tuple(everything.digests[i] for i in chosen),
         )
-        start += len(chosen)
-    return divided
-
-
-def _reorder(rows: NDArray[np.uint8], order: Sequence[int]) -> None:
-    """Let `rows[k]` become what `rows[order[k]]` was, in place, cycle by cycle."""
-    done = [False] * len(order)
-    for start in range(len(order)):
-        if done[start]:
-            continue
-        held, position = rows[start].copy(), start
-        while not done[position]:
-            done[position] = True
-            source = order[position]
-            rows[position] = held if source == start else rows[source]
-            position = source
-
-
-def _room_for(count: int, height: int, width: int) -> NDArray[np.uint8]:
-    try:
-        return np.empty((count, height, width, 3), np.uint8)
-    except MemoryError as error:
-        size_gib = count * height * width * 3 / 2**30
-        raise DataError(
-            f"{count} images of {height} x {width} pixels take {size_gib:.1f} GiB of memory.",
-            "Use a smaller --image-size or fewer images.",
-        ) from error
-
-
-def _named(pairs: Sequence[Pair], paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    return tuple((paths[i], paths[j]) for i, j in pairs)
+        for (role, chosen), rows in zip(positions.items(), pixels, strict=True)
+    }
 
 
 def role_fingerprint(digests: Sequence[str]) -> str:

@@ -2,10 +2,12 @@
 
 import os
 import platform
+import time
 from pathlib import Path
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _MEMORY_INFO = Path("/proc/meminfo")
+_OWN_STATUS = Path("/proc/self/stat")
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -18,6 +20,21 @@ def instruction_set() -> str:
         if flag in text:
             return f"x86-64 {name}"
     return platform.machine()
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 numbers itself."""
+    text = _read(_CPU_INFO)
+    return "avx512_bf16" in text or "amx_bf16" in text
+
+
+def seconds_since_start() -> float:
+    """Of this process; 0 where the system does not tell."""
+    try:
+        after_boot = int(_read(_OWN_STATUS).rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - after_boot
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
 
 
 def cpu_name() -> str:

@@ -32,6 +32,8 @@ class Silent:
         """Say nothing."""
 
 
+# How long the command has been running to which a step belongs; None where a program calls the step.
+COMMAND_SECONDS: ContextVar[Callable[[], float] | None] = ContextVar("edgetl_command_seconds", default=None)
 REPORTER: ContextVar[Reporter] = ContextVar("edgetl_reporter", default=Silent())  # noqa: B039 - holds no state
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.card import Model
-from edgetl.dataset import Entry, Images, Role, read_images, role_fingerprint
+from edgetl.dataset import Entry, Images, ImagesInMemory, Role, read_images, role_fingerprint
 from edgetl.errors import DataError, ModelFolderError
 from edgetl.files import sha256_of, write_atomically
 from edgetl.records import RecordError, from_json, to_json
@@ -110,7 +110,7 @@ def read_calibration_pixels(model: Model, folder: Path, most: int) -> NDArray[np
     return _read_unchanged(model, folder, paths, digests, Role.CALIBRATION).pixels
 
 
-def certification_images(model: Model, folder: Path) -> Images:
+def certification_images(model: Model, folder: Path) -> ImagesInMemory:
     """The certification images of a model, from `folder`. Raises `DataError` unless all are unchanged."""
     reference = read_reference(model)
     found = _read_unchanged(model, folder, reference.paths, reference.digests, Role.CERTIFICATION)
@@ -119,7 +119,7 @@ def certification_images(model: Model, folder: Path) -> Images:
 
 def _read_unchanged(
     model: Model, folder: Path, paths: Sequence[str], digests: Sequence[str], role: Role
-) -> Images:
+) -> ImagesInMemory:
     """Files of a role as the network takes them, if all are there and have these SHA-256s; labels are 0."""
     files = [Entry(folder / path, 0, "") for path in paths]
     missing = [entry.path for entry in files if not entry.path.is_file()]

@@ -179,3 +179,26 @@ class ReportResult:
     headline: str
     thumbnails: int
     data_found: bool  # whether the data folder was at hand for the thumbnails
+
+
+@dataclass(frozen=True)
+class CacheSpace:
+    """Stored activations of one network, cut, input size and engine."""
+
+    title: str
+    rows: int
+    size_bytes: int
+    last_used: str  # ISO 8601, UTC
+    in_use: bool  # by a process that runs now
+
+
+@dataclass(frozen=True)
+class CacheUsage:
+    """What is in the cache of activations, after what `cache` removed."""
+
+    folder: str
+    spaces: tuple[CacheSpace, ...]  # the one used last first
+    size_bytes: int
+    freed_bytes: int
+    damaged: tuple[str, ...]  # files of rows without a whole index, relative to the folder
+    foreign: tuple[str, ...]  # what others put there, or another version

@@ -34,7 +34,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Caches go to a temporary folder; nothing outside decides how output looks."""
     caches = tmp_path_factory.mktemp("caches")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("KERAS_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"):
+        for name in ("EDGETL_CACHE_DIR", "KERAS_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"):
             patch.setenv(name, str(caches / name.lower()))
         for name in LOOKS:
             patch.delenv(name, raising=False)

@@ -22,9 +22,12 @@ LONG_FUNCTION = 30  # nine of ten are shorter
 NEEDS_DOCSTRING = 8  # lines
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-TRAINING = {"tensorflow", "tf_keras", "keras", "tf2onnx", "onnx", "sklearn", "scipy", "h5py", "safetensors"}
+TRAINING = {
+    "tensorflow", "tf_keras", "keras", "tf2onnx", "onnx", "sklearn", "scipy", "threadpoolctl", "h5py",
+    "safetensors",
+}  # fmt: skip
 ENGINES = {"numpy", "PIL", "onnxruntime", "pyarrow", "ai_edge_litert", "ai_edge_quantizer"}
-DEVICE_STEPS = ("bench", "data", "doctor", "evaluate", "predict", "report", "verify")
+DEVICE_STEPS = ("bench", "cache", "data", "doctor", "evaluate", "predict", "report", "verify")
 
 
 def functions(tree: ast.AST) -> Iterator[Function]:

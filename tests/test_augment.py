@@ -1,13 +1,18 @@
 """Varied copies: seeded, of the same form, near the original, and of the strength that was asked for."""
 
+import hashlib
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from trained import draw_data  # noqa: F401 - it skips this module where TensorFlow is missing
 
 from edgetl.config import Augment
-from edgetl.keras.augment import VARIATIONS, vary
+from edgetl.keras.augment import DRAWS, VARIATIONS, View, vary
+
+VARIED = [Augment.LIGHT, Augment.STRONG]
 
 
 def photos(count=6, height=24, width=32):
@@ -20,7 +25,12 @@ def photos(count=6, height=24, width=32):
 
 
 def varied(strength, seed=0, pixels=None):
-    return vary(photos() if pixels is None else pixels, strength, np.random.default_rng(seed))
+    pixels = photos() if pixels is None else pixels
+    return vary(pixels, strength, np.random.default_rng(seed).random((len(pixels), DRAWS)))
+
+
+def digests_of(pixels):
+    return [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
 
 
 def use(monkeypatch, **changes):
@@ -34,7 +44,7 @@ def test_off_is_the_image_itself():
     assert len(varied(Augment.STRONG, pixels=photos()[:0])) == 0
 
 
-@pytest.mark.parametrize("strength", [Augment.LIGHT, Augment.STRONG])
+@pytest.mark.parametrize("strength", VARIED)
 def test_copies_are_seeded_and_of_the_same_form(strength):
     one, same, other = varied(strength), varied(strength), varied(strength, seed=1)
     np.testing.assert_array_equal(one, same)
@@ -55,6 +65,17 @@ def test_a_flip_mirrors_exactly(monkeypatch):
     kept = [np.array_equal(copy, image) for copy, image in zip(copies, images, strict=True)]
     assert all(np.logical_xor(flipped, kept))
     assert 4 <= sum(flipped) <= 20
+
+
+def test_draws_in_the_middle_change_nothing_and_the_ends_go_equally_far(monkeypatch):
+    """The numbers 0..1 are symmetric around no change; from 0.5 on, the first of them keeps left and right."""
+    middle = np.full((6, DRAWS), 0.5)
+    for strength in VARIED:
+        np.testing.assert_array_equal(vary(photos(), strength, middle), photos())
+    use(monkeypatch, brightness=20)
+    low, high = (vary(photos(), Augment.LIGHT, np.full((6, DRAWS), end)) for end in (0.0, 1.0))
+    np.testing.assert_array_equal(high.astype(int) - photos(), 20)
+    np.testing.assert_array_equal(photos().astype(int) - low, np.minimum(photos(), 20))
 
 
 def test_no_change_of_any_kind_is_the_image_itself(monkeypatch):
@@ -80,7 +101,7 @@ def test_a_colour_change_moves_nothing(monkeypatch, change):
 def test_strong_differs_more_than_light_and_means_stay_near():
     images = np.repeat(photos(), 20, axis=0)
     differences = []
-    for strength in (Augment.LIGHT, Augment.STRONG):
+    for strength in VARIED:
         copies = varied(strength, pixels=images)
         differences.append(np.abs(copies.astype(int) - images).mean())
         assert abs(copies.mean() - images.mean()) < 6
@@ -88,3 +109,60 @@ def test_strong_differs_more_than_light_and_means_stay_near():
         means = np.abs(copies.mean(axis=(1, 2, 3)) - images.mean(axis=(1, 2, 3)))
         assert means.max() < brightness + 25
     assert differences[1] > 1.4 * differences[0] > 0
+
+
+def test_view_zero_is_the_image_itself():
+    images = photos()
+    for strength in Augment:
+        view = View(0, strength, 3)
+        assert view.of(images, digests_of(images)) is images
+        assert view.name == ""
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_odd_views_mirror_and_even_ones_do_not(monkeypatch, number):
+    use(monkeypatch, flip=True)
+    images = photos()
+    wanted = images[:, :, ::-1] if number % 2 else images
+    np.testing.assert_array_equal(View(number, Augment.LIGHT, 0).of(images, digests_of(images)), wanted)
+
+
+def test_where_nothing_may_be_mirrored_odd_views_are_not_either(monkeypatch):
+    use(monkeypatch, flip=False)
+    np.testing.assert_array_equal(View(1, Augment.LIGHT, 0).of(photos(), digests_of(photos())), photos())
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=9),
+    st.integers(1, 9),
+    st.sampled_from(VARIED),
+    st.integers(0, 3),
+)
+def test_a_view_of_an_image_does_not_depend_on_its_neighbours(chosen, number, strength, seed):
+    images, view = photos(), View(number, strength, seed)
+    together = view.of(images[chosen], [digests_of(images)[i] for i in chosen])
+    for copy, i in zip(together, chosen, strict=True):
+        alone = view.of(images[i : i + 1], digests_of(images)[i : i + 1])
+        np.testing.assert_array_equal(copy, alone[0])
+
+
+def test_a_view_depends_on_digest_number_strength_and_seed():
+    images = np.repeat(photos(1), 2, axis=0)
+    one, other = View(2, Augment.LIGHT, 0).of(images, ["a" * 64, "b" * 64])
+    assert (one != other).any(), "the same pixels in files of other content"
+    views = [
+        View(number, strength, seed) for number in (2, 4) for strength in VARIED for seed in (0, 1)
+    ]  # fmt: skip
+    copies = {view.of(images[:1], ["a" * 64]).tobytes() for view in views}
+    assert len(copies) == len({view.name for view in views}) == len(views)
+
+
+def test_another_strength_of_the_same_name_is_another_view(monkeypatch):
+    """Rows in the cache are found by the name: it must change when what LIGHT means does."""
+    before = View(1, Augment.LIGHT, 0).name
+    use(monkeypatch, shift=0.25)
+    assert View(1, Augment.LIGHT, 0).name != before
+
+
+def test_a_view_of_no_images():
+    assert View(1, Augment.LIGHT, 0).of(photos()[:0], []).shape == photos()[:0].shape

@@ -54,7 +54,7 @@ def test_a_training_that_was_interrupted_is_named(tmp_path):
     [
         ("", "not JSON"),
         ("[]", "the file: expected an object"),
-        ('{"schema_version": 1}', "no missing fields"),
+        (f'{{"schema_version": {SCHEMA_VERSION}}}', "no missing fields"),
     ],
 )
 def test_a_damaged_card_is_refused(model, content, place):
@@ -71,9 +71,10 @@ def test_a_wrong_value_is_named_with_its_place(model):
 
 
 @pytest.mark.parametrize("other", [{}, {"invented_later": True}], ids=["same fields", "other fields"])
-def test_another_version_is_refused_as_that_whatever_its_fields(model, other):
-    change_card(model, schema_version=SCHEMA_VERSION + 1, **other)
-    with pytest.raises(ModelFolderError, match=f"schema version {SCHEMA_VERSION + 1}; this edgetl reads"):
+@pytest.mark.parametrize("version", [SCHEMA_VERSION - 1, SCHEMA_VERSION + 1])
+def test_another_version_is_refused_as_that_whatever_its_fields(model, version, other):
+    change_card(model, schema_version=version, **other)
+    with pytest.raises(ModelFolderError, match=f"schema version {version}; this edgetl reads"):
         Model.open(model.folder)
 
 

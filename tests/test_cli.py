@@ -17,12 +17,15 @@ from typer.testing import CliRunner
 from edgetl.card import Model
 from edgetl.cli import COMMANDS, app, show
 from edgetl.config import (
+    Arithmetic,
     BenchConfig,
     Block,
+    CacheConfig,
     DataConfig,
     DemoConfig,
     EvalConfig,
     ExportConfig,
+    FeaturePrecision,
     Head,
     Precision,
     PredictConfig,
@@ -90,6 +93,24 @@ TYPED = [
         ),
     ),
     (
+        "train data -o out --minutes 2.5 --scales 2 --features int8 --arithmetic bfloat16 --shrink",
+        (
+            D,
+            O,
+            TrainConfig(
+                minutes=2.5,
+                scales=2,
+                features=FeaturePrecision.INT8,
+                arithmetic=Arithmetic.BFLOAT16,
+                shrink=True,
+            ),
+        ),
+    ),
+    (
+        "train data -o out --views 3 --cache-limit 1MB --cache-folder out",
+        (D, O, TrainConfig(views=3, cache_limit="1MB", cache_folder=O)),
+    ),
+    (
         "train data -o out --weights my.h5 --tuning-share 0.2",
         (D, O, TrainConfig(weights="my.h5", tuning_share=0.2)),
     ),
@@ -109,6 +130,11 @@ TYPED = [
     ("bench MODEL --seconds 0.1 -a onnx-fp32", (M, BenchConfig(seconds=0.1, artifact="onnx-fp32"))),
     ("report MODEL", (M, ReportConfig())),
     ("report MODEL -o page.html", (M, ReportConfig(output=Path("page.html")))),
+    ("cache", (CacheConfig(),)),
+    (
+        "cache --clear --older-than 7 --limit 4GB --folder out",
+        (CacheConfig(clear=True, older_than=7.0, limit="4GB", folder=O),),
+    ),
     ("doctor", ()),
     ("demo", (Path("demo-output"), DemoConfig())),
     ("demo -o out --image-size 32", (O, DemoConfig(image_size=32))),
@@ -175,6 +201,8 @@ EXIT_CODES = [
     ("verify MODEL --max-drop 100", 0),
     ("verify MODEL --data TMP", 1),
     ("data TMP/missing", 1),
+    ("cache --folder TMP/missing", 0),
+    ("cache --folder PHOTOS/0.png --clear", 2),
 ]
 
 

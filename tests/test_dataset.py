@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,11 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edgetl import images
 from edgetl.config import DataConfig
-from edgetl.dataset import Role, assign_roles, list_images, load, read_images, role_fingerprint
+from edgetl.dataset import (
+    Role,
+    assign_roles,
+    divide,
+    list_images,
+    load,
+    read_files,
+    read_images,
+    role_fingerprint,
+)
 from edgetl.duplicates import Copies
-from edgetl.errors import DataError, UsageError
+from edgetl.errors import DataError, StorageError, UsageError
 from edgetl.files import sha256_of
+from edgetl.pixels import StoredPixels
 from edgetl.roles import keep_out
 
 ROLES = {role.value for role in Role}
@@ -41,6 +53,13 @@ def divided(tmp_path_factory):
     for number, split in enumerate(("train", "val", "test")):
         flat_folder(root / split, images=8, first=10_000 * number)
     return root
+
+
+def near_pairs(folder, side):
+    listing = list_images(folder)
+    read = read_files(listing.entries, folder, side, side)
+    pairs = divide(listing, read, DataConfig()).copies.near.tolist()
+    return [tuple(sorted(read.images.paths[i] for i in pair)) for pair in pairs]
 
 
 def refused(folder, config=None):
@@ -247,11 +266,36 @@ def test_loading_keeps_pixels_labels_and_names_together(tmp_path):
     assert len(everything) == sum(map(len, loaded.roles.values())) == 24
 
 
+def test_pixels_on_the_disk_are_those_in_memory(tmp_path):
+    root, scratch = flat_folder(tmp_path / "data"), tmp_path / "scratch"
+    scratch.mkdir()
+    shutil.copy(root / "cat" / "003.png", root / "cat" / "copy.png")
+    (root / "cat" / "000.png").write_bytes(b"no image")
+    in_memory, on_disk = load(root, 10, 14, DataConfig()), load(root, 10, 14, DataConfig(), scratch=scratch)
+    assert list(scratch.iterdir()) == []
+    assert replace(in_memory, roles={}) == replace(on_disk, roles={})
+    for role in Role:
+        one, other = in_memory.roles[role], on_disk.roles[role]
+        assert (one.paths, one.digests) == (other.paths, other.digests)
+        assert one.labels.tolist() == other.labels.tolist()
+        assert isinstance(other.pixels, StoredPixels)
+        np.testing.assert_array_equal(one.pixels, other.pixels[:])
+
+
+def test_a_disk_without_room_is_said_before_any_image_is_opened(tmp_path, monkeypatch):
+    root = flat_folder(tmp_path / "data")
+    monkeypatch.setattr(images, "examine_many", None)
+    with pytest.raises(StorageError, match=r"24 images .* take [0-9.]+ GiB in .*; [0-9.]+ are free"):
+        load(root, 2**20, 2**20, DataConfig(), scratch=tmp_path)
+    with pytest.raises(StorageError, match="not there"):
+        load(root, 8, 8, DataConfig(), scratch=tmp_path / "none")
+
+
 def test_roles_do_not_depend_on_the_image_size(tmp_path):
     root = flat_folder(tmp_path)
     write(root / "cat" / "copy.png", 1, size=(160, 192))
     small, large = (load(root, side, side, DataConfig()) for side in (8, 96))
-    assert small.near_pairs == large.near_pairs == (("cat/001.png", "cat/copy.png"),)
+    assert near_pairs(root, 8) == near_pairs(root, 96) == [("cat/001.png", "cat/copy.png")]
     for role in Role:
         assert small.roles[role].paths == large.roles[role].paths
 
@@ -266,9 +310,7 @@ def test_copies_are_kept_out_of_certification(tmp_path, divided):
     assert loaded.leaking == ("test/cat/exact.png", "test/cat/twice.png", "test/dog/near.jpg")
     assert not set(loaded.leaking) & set(loaded.roles[Role.CERTIFICATION].paths)
     assert len(loaded.roles[Role.CERTIFICATION]) == 16
-    assert ("val/dog/001.png", "test/dog/near.jpg") in [
-        tuple(sorted(p, reverse=True)) for p in loaded.near_pairs
-    ]
+    assert ("test/dog/near.jpg", "val/dog/001.png") in near_pairs(root, 32)
 
 
 def test_one_picture_in_two_classes_is_kept_out(tmp_path, divided):

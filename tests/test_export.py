@@ -13,16 +13,18 @@ import onnx
 import onnxruntime
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from trained import copy_of, exported, exported_once, shapes, trained, trained_once  # noqa: F401
+from trained import copy_of, exported, exported_once, quick, shapes, trained, trained_once  # noqa: F401
 
 from edgetl.card import Model
-from edgetl.config import ExportConfig, Format, Precision, VerifyConfig
+from edgetl.config import ExportConfig, Format, Head, Precision, VerifyConfig
 from edgetl.engines import open_classifier
 from edgetl.errors import CheckFailed, DataError, ModelFolderError, UsageError
 from edgetl.metadata.tflite import read_metadata
 from edgetl.reference import read_reference
+from edgetl.statistics import Verdict
 from edgetl.steps import export as step
 from edgetl.steps.export import export
+from edgetl.steps.train import train
 from edgetl.steps.verify import verify
 
 FILES = {
@@ -146,6 +148,27 @@ def test_openvino_agrees_on_every_onnx_file(model, batch):
         margins = np.diff(np.sort(wanted, axis=1)[:, -2:], axis=1)[:, 0]
         sure = margins > 2 * tolerance
         assert (found.argmax(axis=1) == wanted.argmax(axis=1))[sure].all()
+
+
+@pytest.mark.parametrize("scales", [1, 2])
+@pytest.mark.parametrize("head", Head)
+def test_every_head_is_exported(shapes, tmp_path, head, scales):
+    """Also one that sees two blocks, whose features are joined."""
+    if head is Head.FLATTEN and scales == 2:
+        return
+    config = quick(head=head, scales=scales, views=1, epochs_head=2, epochs_finetune=1)
+    model, _ = export(train(shapes, tmp_path / "model", config), ExportConfig(precision="fp32,int8"))
+    graph = onnx.load(model.folder / "model.onnx").graph
+    assert ("Concat" in {node.op_type for node in graph.node}) == (scales == 2)
+    reference = read_reference(model)
+    wanted = reference.probabilities[reference.stored]
+    for artifact in model.card.artifacts:
+        found = answers(model, artifact, reference.pixels)
+        if artifact.precision is Precision.FP32:
+            np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=artifact.name)
+    _, verified = verify(model, VerifyConfig(max_drop=50))
+    assert len(verified.parity) == 4
+    assert Verdict.FAIL not in {parity.verdict for parity in verified.parity}
 
 
 def test_every_engine_takes_any_batch_size(model):

@@ -1,5 +1,7 @@
 """The network: what it computes, how its pieces share weights, and what is folded into them."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -14,9 +16,9 @@ from edgetl.keras.network import (
     HIDDEN_UNITS,
     above,
     activation_shape,
+    all_blocks,
     below,
-    between,
-    conv_shapes,
+    copy_weights,
     fold_feature_scale,
     fold_temperature,
     make_layers,
@@ -24,34 +26,89 @@ from edgetl.keras.network import (
     whole,
 )
 from edgetl.keras.weights import KERAS_MEAN_RGB
+from edgetl.vgg16 import block_below, conv_shapes
 
 CAFFE = (KERAS_MEAN_RGB, 1.0)
 
 
-def layers_of(cut=Block.BLOCK2, head=Head.GAP, side=32, spec=((120.0, 110.0, 100.0), 1 / 64), seed=0):
+def layers_of(
+    cut=Block.BLOCK2,
+    head=Head.GAP,
+    side=32,
+    spec=((120.0, 110.0, 100.0), 1 / 64),
+    seed=0,
+    scales=1,
+    arithmetic="float32",
+):
     hidden = 16 if head is Head.FLATTEN else 0
-    input_spec = InputSpec(side, side, *spec, (255, 255, 255), 1)
-    return make_layers(Network(cut, head, hidden, 3), input_spec, seed)
+    seen = (cut,) if scales == 1 else (block_below(cut), cut)
+    height, width = side if isinstance(side, tuple) else (side, side)
+    input_spec = InputSpec(height, width, *spec, (255, 255, 255), 1)
+    return make_layers(Network(cut, head, seen, hidden, 3), input_spec, seed, arithmetic)
 
 
 def noise(count=4, side=32, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
+    height, width = side if isinstance(side, tuple) else (side, side)
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
 
 
-@pytest.mark.parametrize("head", Head)
-@pytest.mark.parametrize("cut", [Block.BLOCK1, Block.BLOCK3])
-def test_shapes_at_every_boundary(cut, head):
-    layers = layers_of(cut, head)
+def same(value):
+    """A feature scale that changes nothing."""
+    return tf_keras.layers.Rescaling(1.0)(value)
+
+
+def features_of(layers, pixels):
+    """What the last Dense layer gets, which is what the head sees where there is no hidden layer."""
+    model = whole(layers)
+    return tf_keras.Model(model.input, model.get_layer("logits").input).predict_on_batch(pixels)
+
+
+POOLED = [head for head in Head if head is not Head.FLATTEN]
+SEEN = [*product(POOLED, (1, 2)), (Head.FLATTEN, 1)]
+
+
+@pytest.mark.parametrize(("head", "scales"), SEEN)
+@pytest.mark.parametrize("cut", [Block.BLOCK2, Block.BLOCK3])
+def test_shapes_at_every_boundary(cut, head, scales):
+    layers = layers_of(cut, head, scales=scales)
     model = whole(layers)
     assert model.input_shape == (None, 32, 32, 3)
     assert model.output_shape == (None, 3)
     assert [tuple(layer.kernel.shape) for layer in layers.convolutions] == list(conv_shapes(cut))
     for block in layers.blocks:
         assert below(layers, block).output_shape[1:] == activation_shape(layers, block)
-        assert between(layers, block).output_shape[1:] == activation_shape(layers, cut)
+    channels = sum(conv_shapes(scale)[-1][3] for scale in layers.network.scales)
+    height, width, _ = activation_shape(layers, cut)
+    positions = {Head.GRID: 4, Head.FLATTEN: height * width}.get(head, 1)
+    assert layers.dense[0].input_shape[-1] == layers.features == positions * channels
     probabilities = KerasClassifier(layers)(noise())
     assert probabilities.dtype == np.float32
     assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [32, 44, 80, (48, 72)])
+def test_gap_is_the_mean_max_the_maximum_and_grid_the_means_of_the_quarters(side):
+    """In the order rows, columns, channels; an odd side's quarters overlap. Equal seeds make equal trunks."""
+    gap, highest, grid = (
+        layers_of(Block.BLOCK3, head, side=side) for head in (Head.GAP, Head.MAX, Head.GRID)
+    )
+    pixels = noise(2, side)
+    maps = below(gap, Block.BLOCK3).predict_on_batch(pixels)
+    scale = np.abs(maps).max()
+    assert_allclose(features_of(gap, pixels) / scale, maps.mean(axis=(1, 2)) / scale, atol=1e-5)
+    assert_allclose(features_of(highest, pixels) / scale, maps.max(axis=(1, 2)) / scale, atol=1e-5)
+    rows, columns = ((slice((n + 1) // 2), slice(n // 2, n)) for n in maps.shape[1:3])
+    quarters = [maps[:, row, column].mean(axis=(1, 2)) for row in rows for column in columns]
+    assert_allclose(features_of(grid, pixels) / scale, np.concatenate(quarters, 1) / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", POOLED)
+def test_two_scales_are_the_features_of_both_the_lower_first(head):
+    both = layers_of(Block.BLOCK3, head, scales=2)
+    pixels = noise()
+    alone = [features_of(layers_of(cut, head), pixels) for cut in (Block.BLOCK2, Block.BLOCK3)]
+    wanted = np.concatenate(alone, axis=1)
+    assert_allclose(features_of(both, pixels), wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_the_whole_of_vgg16():
@@ -61,16 +118,27 @@ def test_the_whole_of_vgg16():
     assert HIDDEN_UNITS == 1024
 
 
-def test_pieces_compute_what_the_whole_does():
-    layers = layers_of(Block.BLOCK3, Head.FLATTEN)
-    no_scale = tf_keras.layers.Rescaling(1.0)
+@pytest.mark.parametrize(("head", "scales"), SEEN)
+def test_pieces_compute_what_the_whole_does(head, scales):
+    layers = layers_of(Block.BLOCK3, head, scales=scales)
     images = noise()
     wanted = np.log(KerasClassifier(layers)(images))
-    for boundary in (None, *layers.blocks):
+    lowest = layers.network.scales[0]
+    for boundary in (None, *(block for block in layers.blocks if block <= lowest)):
         start = images if boundary is None else below(layers, boundary).predict_on_batch(images)
-        logits = above(layers, boundary, no_scale).predict_on_batch(start)
+        logits = above(layers, boundary, same).predict_on_batch(start)
         centred = logits - logits.mean(axis=1, keepdims=True)
         assert_allclose(centred, wanted - wanted.mean(axis=1, keepdims=True), atol=2e-4)
+
+
+def test_above_trains_what_is_above_and_the_head():
+    layers = layers_of(Block.BLOCK3, scales=2)
+    counts = [
+        len(above(layers, boundary, same).trainable_variables)
+        for boundary in (None, Block.BLOCK1, Block.BLOCK2)
+    ]
+    assert counts == [2 * 7 + 2, 2 * 5 + 2, 2 * 3 + 2]
+    assert len(all_blocks(layers)) == 7 + 3
 
 
 def test_rgb_kernels_compute_exactly_what_keras_does_on_bgr():
@@ -98,19 +166,22 @@ def test_rgb_kernels_compute_exactly_what_keras_does_on_bgr():
     assert_allclose(maps / scale, spatial / scale, atol=1e-4)
 
 
-@pytest.mark.parametrize("head", Head)
-def test_folded_feature_scale_is_exact(head):
-    layers = layers_of(head=head)
+@pytest.mark.parametrize(("head", "scales"), SEEN)
+def test_folded_feature_scale_is_exact(head, scales):
+    layers = layers_of(head=head, scales=scales)
+    whole(layers)
+    width = layers.dense[0].input_shape[-1]
     random = np.random.default_rng(0)
     factor, offset = (
-        random.uniform(0.1, 9, 128).astype(np.float32),
-        random.normal(0, 3, 128).astype(np.float32),
+        random.uniform(0.1, 9, width).astype(np.float32),
+        random.normal(0, 3, width).astype(np.float32),
     )
-    maps = below(layers, Block.BLOCK2).predict_on_batch(noise())
-    scaled = above(layers, Block.BLOCK2, tf_keras.layers.Rescaling(factor, offset=offset))
+    boundary = layers.network.scales[0]
+    maps = below(layers, boundary).predict_on_batch(noise())
+    scaled = above(layers, boundary, tf_keras.layers.Rescaling(factor, offset=offset))
     wanted = scaled.predict_on_batch(maps)
     fold_feature_scale(layers, factor, offset)
-    found = above(layers, Block.BLOCK2, tf_keras.layers.Rescaling(1.0)).predict_on_batch(maps)
+    found = above(layers, boundary, same).predict_on_batch(maps)
     assert_allclose(found, wanted, rtol=1e-4, atol=1e-3 * np.abs(wanted).max())
 
 
@@ -131,6 +202,22 @@ def test_new_layers_are_seeded():
 
     assert np.array_equal(weights(1), weights(1))
     assert not np.array_equal(weights(1), weights(2))
+
+
+def test_convolutions_in_bfloat16_keep_float32_weights_and_ends():
+    """Training computes in bfloat16 where the CPU can; what is made from it computes in float32."""
+    half = layers_of(Block.BLOCK3, Head.GRID, scales=2, arithmetic="bfloat16")
+    plain = layers_of(Block.BLOCK3, Head.GRID, scales=2, seed=1)
+    copy_weights(half, plain)
+    for one, other in zip(whole(half).get_weights(), whole(plain).get_weights(), strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_array_equal(one, other)
+    assert {layer.compute_dtype for layer in half.convolutions} == {"bfloat16"}
+    assert {layer.compute_dtype for layer in (*half.dense, half.preprocess)} == {"float32"}
+    assert {layer.compute_dtype for layer in plain.convolutions} == {"float32"}
+    probabilities = KerasClassifier(half)(noise())
+    assert probabilities.dtype == np.float32
+    assert_allclose(probabilities, KerasClassifier(plain)(noise()), atol=0.1)
 
 
 def test_a_trunk_that_is_too_short_is_refused():

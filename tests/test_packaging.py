@@ -29,6 +29,7 @@ TRAINING_ONLY = (
     "tensorflow",
     "tf2onnx",
     "tf_keras",
+    "threadpoolctl",
 )
 DEVICE = f"""
 import sys

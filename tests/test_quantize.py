@@ -10,14 +10,15 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from trained import exported_once, shapes, trained, trained_once  # noqa: F401
 
-from edgetl.card import Model
-from edgetl.config import Format, Precision
+from edgetl.card import InputSpec, Model
+from edgetl.config import Block, Format, Precision
 from edgetl.engines.onnx import OnnxClassifier
 from edgetl.engines.tflite import TFLiteClassifier
 from edgetl.errors import CheckFailed, UsageError
+from edgetl.features.graph import TrunkWeights, trunk_graph
 from edgetl.keras import tf_keras
 from edgetl.keras.classifier import open_layers
-from edgetl.keras.network import all_blocks, whole
+from edgetl.keras.network import whole
 from edgetl.keras.to_onnx import to_onnx
 from edgetl.keras.to_tflite import to_tflite
 from edgetl.quantize import onnx as quantize_onnx
@@ -25,6 +26,7 @@ from edgetl.quantize import tflite as quantize_tflite
 from edgetl.quantize.targets import BY_DEFAULT, SUPPORTED, wanted_pairs
 from edgetl.reference import read_calibration_pixels, read_reference
 from edgetl.steps.export import Sources
+from edgetl.vgg16 import conv_shapes
 
 CONVOLUTIONS = 4  # of the tiny network
 
@@ -210,10 +212,20 @@ def test_tflite_ranges_are_the_true_smallest_and_largest(sources):
     """Measured against Keras, layer by layer, over all images."""
     ranges = quantize_tflite.measure_ranges(sources.tflite, sources.pixels)
     layers = [*sources.layers.convolutions, sources.layers.dense[-1]]
-    outputs, value = [], tf_keras.backend.constant(sources.pixels)
-    for layer in (sources.layers.preprocess, *all_blocks(sources.layers), *sources.layers.head):
-        value = layer(value)
-        outputs += [value.numpy()] if layer in layers else []
+    outputs, seen = [], []
+
+    def run(value, steps):
+        for step in steps:
+            value = step(value)
+            outputs.extend([value.numpy()] if step in layers else [])
+        return value
+
+    value = run(tf_keras.backend.constant(sources.pixels), [sources.layers.preprocess])
+    for block, steps in sources.layers.blocks.items():
+        value = run(value, steps)
+        if block in sources.layers.pools:
+            seen.append(run(value, sources.layers.pools[block]))
+    run(np.concatenate(seen, axis=1), sources.layers.head)
     found = [(float(r["min"].ravel()[0]), float(r["max"].ravel()[0])) for r in ranges.values()]
     for layer, values in zip(layers, outputs, strict=True):
         low, high = float(values.min()), float(values.max())
@@ -228,6 +240,25 @@ def test_more_images_only_widen_ranges(sources):
     for name in few:
         assert (many[name]["min"] <= few[name]["min"]).all()
         assert (many[name]["max"] >= few[name]["max"]).all()
+
+
+def test_a_trunk_without_a_head_becomes_int8_as_well():
+    """All of it, and what it was made from stays as it is."""
+    random = np.random.default_rng(0)
+    shapes_ = conv_shapes(Block.BLOCK2)
+    kernels = tuple(
+        random.normal(0, np.sqrt(2 / (9 * shape[2])), shape).astype(np.float32) for shape in shapes_
+    )
+    weights = TrunkWeights(kernels, tuple(np.zeros(shape[3], np.float32) for shape in shapes_))
+    spec = InputSpec(32, 32, (120.0, 110.0, 100.0), 1 / 64, (255, 255, 255), 1)
+    trunk = trunk_graph(weights, spec, Block.BLOCK2)
+    assert quantize_onnx.last_dense(trunk) == ""
+    before = trunk.SerializeToString()
+    quantized = quantize_onnx.to_int8(trunk, random.integers(0, 256, (9, 32, 32, 3), np.uint8))
+    assert trunk.SerializeToString() == before
+    executed = quantize_onnx.executed_operators(quantized.SerializeToString())
+    assert executed["QLinearConv"] == 4
+    assert [value.name for value in quantized.graph.output] == [value.name for value in trunk.graph.output]
 
 
 def test_float_files_agree_with_keras_to_rounding(model, sources):

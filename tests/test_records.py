@@ -149,7 +149,7 @@ def test_no_field_may_be_missing(name):
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_what_json_cannot_say_becomes_null_and_nan(number):
-    epoch = EpochRecord("head", 1, number, 0.5, 0.5, 0.5, 1.0)
+    epoch = EpochRecord("head", 1, number, 0.5, 0.5, 0.5, 1.0, 1.0)
     text = to_json(epoch)
     assert '"train_loss": null' in text
     assert math.isnan(from_json(EpochRecord, text).train_loss)

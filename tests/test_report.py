@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from edgetl import images
 from edgetl.card import (
     CARD_FILE,
+    SCHEMA_VERSION,
+    CutScore,
     DataSummary,
     EpochRecord,
     InputSpec,
@@ -31,9 +33,11 @@ from edgetl.cli import app
 from edgetl.config import Block, Format, Head, Precision, ReportConfig
 from edgetl.errors import StorageError
 from edgetl.records import to_json
-from edgetl.report import headline, measured
-from edgetl.report.charts import Axis, curves, round_step
+from edgetl.report import cuts, headline, measured
+from edgetl.report.charts import curves
+from edgetl.report.drawing import Axis, round_step
 from edgetl.report.html import page
+from edgetl.report.words import cut_in_words, kept_in_words
 from edgetl.results import Disagreement, Parity, Scores, Timing
 from edgetl.statistics import ClassScore, Verdict, class_scores, wilson_interval
 from edgetl.steps.report import report
@@ -117,10 +121,37 @@ def make_history():
     stages = [("head", n) for n in range(1, 17)] + [("finetune", n) for n in range(1, 5)]
     return tuple(
         EpochRecord(
-            stage, n, 2.3 / (i + 1), 1 - 0.7 / (i + 1), 0.5 + 1.2 / (i + 1), 0.83 - 0.5 / (i + 1), 1.0
+            stage,
+            n,
+            2.3 / (i + 1),
+            1 - 0.7 / (i + 1),
+            0.5 + 1.2 / (i + 1),
+            0.83 - 0.5 / (i + 1),
+            1.0,
+            i + 1.0,
         )
         for i, (stage, n) in enumerate(stages)
     )
+
+
+def make_cuts(chosen=6):
+    """Eighteen candidates: three cuts, one or two blocks, averages, maxima or quarters."""
+    made = []
+    for number, cut in enumerate((Block.BLOCK3, Block.BLOCK4, Block.BLOCK5)):
+        below = tuple(Block)[number + 1]
+        for scales in ((cut,), (below, cut)):
+            for head in (Head.GAP, Head.MAX, Head.GRID):
+                loss = 0.6 + 0.1 * abs(number - 1) + 0.02 * len(made)
+                cost = (0.76, 1.14, 1.25)[number]
+                made.append(CutScore(cut, head, scales, 512, cost, loss, 0.8, len(made) == chosen))
+    return tuple(made)
+
+
+def closed_form(training, finetuned):
+    """The history of a head in closed form and so many epochs of fine-tuning, with the head kept."""
+    stages = [("head", 1)] + [("finetune", n) for n in range(1, finetuned + 1)]
+    history = tuple(EpochRecord(s, n, 0.1, 0.99, 0.5 + n / 100, 0.8, 1.0, 9.0) for s, n in stages)
+    return replace(training, history=history, chosen_stage="head", chosen_epoch=1)
 
 
 def bare_card(folder, labels=LABELS):
@@ -132,17 +163,18 @@ def bare_card(folder, labels=LABELS):
         for name, count in (("train", 40), ("tuning", 9), ("calibration", 5), ("certification", 30))
     }
     return ModelCard(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         edgetl_version="0.1.0",
         created="2026-01-02T03:04:05+00:00",
         name="flowers",
         labels=labels,
         input=InputSpec(96, 96, (123.68, 116.779, 103.939), 1.0, (255, 255, 255), 1),
-        network=Network(Block.BLOCK4, Head.GAP, 0, len(labels)),
+        network=Network(Block.BLOCK4, Head.GAP, (Block.BLOCK4,), 0, len(labels)),
         weights=TrunkOrigin("imagenet", "VGG16 trunk", "MIT; CC-BY 4.0", "cd" * 32),
         data=DataSummary(str(folder), "split folders", 0, roles, 1, 3),
         training=TrainingSummary(
             {"recipe": "default", "minutes": "None", "cosine": "True"},
+            (),
             make_history(),
             "finetune",
             1,
@@ -387,6 +419,86 @@ def test_one_epoch_is_drawn(tmp_path):
     for svg in curves(replace(training, history=training.history[:1])):
         read(svg)
         assert svg.count('class="dot-') == 2
+
+
+@pytest.mark.parametrize("finetuned", [0, 1, 2, 30])
+def test_a_head_in_closed_form_is_one_visible_point_beside_the_epochs(tmp_path, finetuned):
+    training = closed_form(bare_card(tmp_path).training, finetuned)
+    for svg in curves(training):
+        words = read(svg).words
+        assert words.count("head") == 1
+        assert ("fine-tuning epoch" in words) == (finetuned > 0)
+        assert svg.count('r="3.5"') == (4 if finetuned == 1 else 2)
+        for path in re.findall(r'<path class="(?:train|tuning)" d="(M[^"]*)"', svg):
+            assert path.count("M") == 1
+        assert svg.count('class="ring"') == 1
+
+
+def test_long_curves_have_no_dots_but_for_a_point_alone(tmp_path):
+    for svg in curves(closed_form(bare_card(tmp_path).training, 60)):
+        assert svg.count('class="dot-') == 2
+
+
+def test_what_was_kept_is_said_in_words(tmp_path):
+    training = bare_card(tmp_path).training
+    assert kept_in_words(training) == "fine-tuning epoch 1, tuning loss 0.571 (head: 0.575)"
+    head = closed_form(training, 3)
+    assert kept_in_words(head) == "the head, tuning loss 0.510 (fine-tuning: 0.510)"
+    assert kept_in_words(closed_form(training, 0)) == "the head, tuning loss 0.510"
+    planned = replace(closed_form(training, 0), settings={"stage head": "1 epochs"})
+    assert kept_in_words(planned) == "head epoch 1, tuning loss 0.510"
+    assert kept_in_words(replace(training, history=())) == "fine-tuning epoch 1"
+
+
+def test_where_the_trunk_was_cut_is_drawn_and_listed(tmp_path):
+    card = full_card(tmp_path)
+    with_cuts = replace(card, training=replace(card.training, cuts=make_cuts()))
+    text = page(with_cuts, {})
+    words = assert_sound(text)
+    assert "Where the trunk was cut" in words
+    assert "smallest: cut after block4, averages of block4." in words
+    for mark in ("circle", "polygon", "rect"):
+        assert text.count(f'<{mark} class="candidate"') == text.count(f'<{mark} class="candidate both"') == 3
+    assert text.count('class="around"') == 1
+    assert text.count("✓ 0.720") == 1
+    assert len(re.findall(r'<td data-name="Cut after">block[345]</td>', text)) == 6
+    for few in ((), make_cuts()[6:7]):
+        untold = page(replace(card, training=replace(card.training, cuts=few)), {})
+        assert_sound(untold)
+        assert "Where the trunk was cut" not in untold
+
+
+@pytest.mark.parametrize("chosen", range(18))
+def test_the_chosen_cut_is_named_beside_its_mark_and_inside_the_picture(chosen):
+    svg = cuts.plot(make_cuts(chosen))
+    x, y = map(float, re.search(r'class="around" cx="([\d.]+)" cy="([\d.]+)"', svg).groups())
+    left, bottom = map(float, re.search(r'<text x="([\d.]+)" y="([\d.]+)" class="halo good"', svg).groups())
+    assert 44 <= left <= 432 - 6 * 6.9
+    assert 52 <= bottom <= 246
+    assert abs(left - x) < 70
+    assert abs(bottom - y) < 40
+
+
+def test_cuts_of_one_cost_and_losses_that_are_no_numbers_are_drawn(tmp_path):
+    card = bare_card(tmp_path)
+    alike = make_cuts()[6:12]
+    broken = tuple(replace(score, tuning_loss=math.nan, tuning_accuracy=math.nan) for score in alike)
+    for some in (alike, alike[:2], broken, (*broken, *alike), make_cuts()[5:8]):
+        assert_sound(page(replace(card, training=replace(card.training, cuts=some)), {}))
+    assert cuts.plot(broken) == ""
+
+
+@pytest.mark.parametrize(
+    ("head", "scales", "expected"),
+    [
+        (Head.GAP, (Block.BLOCK4,), "cut after block4, averages of block4"),
+        (Head.MAX, (Block.BLOCK4,), "cut after block4, maxima of block4"),
+        (Head.GRID, (Block.BLOCK3, Block.BLOCK4), "cut after block4, quarters of block3 and block4"),
+        (Head.FLATTEN, (Block.BLOCK4,), "cut after block4, every position of block4"),
+    ],
+)
+def test_every_head_has_words(head, scales, expected):
+    assert cut_in_words(Network(Block.BLOCK4, head, scales, 0, 5)) == expected
 
 
 def test_class_without_images_is_drawn(tmp_path):

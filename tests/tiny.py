@@ -169,7 +169,7 @@ def _summarise(dataset: Dataset) -> DataSummary:
 
 
 def _card(name: str, labels, size: int, data: DataSummary, reference: Reference) -> ModelCard:
-    epoch = EpochRecord("head", 1, 0.2, 0.9, 0.3, 0.8, 1.0)
+    epoch = EpochRecord("head", 1, 0.2, 0.9, 0.3, 0.8, 1.0, 1.0)
     return ModelCard(
         schema_version=SCHEMA_VERSION,
         edgetl_version="0.1.0",
@@ -177,10 +177,10 @@ def _card(name: str, labels, size: int, data: DataSummary, reference: Reference)
         name=name,
         labels=tuple(labels),
         input=InputSpec(size, size, (0.0, 0.0, 0.0), 1.0, images.WHITE, images.PREPROCESSING_VERSION),
-        network=Network(Block.BLOCK1, Head.GAP, 0, len(labels)),
+        network=Network(Block.BLOCK1, Head.GAP, (Block.BLOCK1,), 0, len(labels)),
         weights=TrunkOrigin("colours", "tests/tiny.py", "Apache-2.0", "0" * 64),
         data=data,
-        training=TrainingSummary({"seed": "0"}, (epoch,), "head", 1, 1.0, 0.1, {"numpy": np.__version__}),
+        training=TrainingSummary({"seed": "0"}, (), (epoch,), "head", 1, 1.0, 0.1, {"numpy": np.__version__}),
         reference=reference,
         keras_sha256="0" * 64,
         artifacts=(),

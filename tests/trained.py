@@ -27,7 +27,6 @@ QUICK = {
     "weights": "random",
     "image_size": SIDE,
     "cut": Block.BLOCK2,
-    "epochs_head": 40,
     "epochs_finetune": 2,
     "views": 2,
 }

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgetl.cli import bench, data, demo, doctor, evaluate, export, predict, report, train, verify
+from edgetl.cli import bench, cache, data, demo, doctor, evaluate, export, predict, report, train, verify
 from edgetl.cli.command import register
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": predict.predict,
     "bench": bench.bench,
     "report": report.report,
+    "cache": cache.cache,
     "doctor": doctor.doctor,
     "demo": demo.demo,
 }

@@ -15,7 +15,8 @@ from typer.core import TyperCommand
 from edgetl.cli.show import printable, settle_standard_output
 from edgetl.errors import EdgetlError, ExitCode
 from edgetl.files import storing
-from edgetl.progress import REPORTER
+from edgetl.machine import seconds_since_start
+from edgetl.progress import COMMAND_SECONDS, REPORTER
 
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model folder, as made by edgetl train.")
@@ -110,6 +111,7 @@ def _boundary(as_json: bool) -> Iterator[None]:
     from edgetl.cli.reporter import reporter_for
 
     token = REPORTER.set(reporter_for(sys.stderr))
+    COMMAND_SECONDS.set(seconds_since_start)
     try:
         yield
     except KeyboardInterrupt as error:

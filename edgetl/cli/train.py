@@ -22,7 +22,7 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="The model folder to make.")],
     config: TrainConfig,
 ) -> Outcome:
-    """Fine-tune VGG16 on a folder of labelled images."""
+    """Transfer VGG16 to a folder of labelled images."""
     with needing("train", "Training"):
         from edgetl.steps.train import train as step
 
@@ -30,12 +30,16 @@ def train(
 
 
 def _show(card: "ModelCard", output: Path) -> None:
-    scores = card.scores["keras"]
+    from edgetl.report.words import cut_in_words, kept_in_words
+
+    scores, training = card.scores["keras"], card.training
+    candidates = f" (chosen among {len(training.cuts)} candidates)" if len(training.cuts) > 1 else ""
     lines(
         f"{output}: {len(card.labels)} classes, "
         f"{share(scores.accuracy)} of {scores.images} certification images right "
         f"(95 % interval {share(scores.accuracy_low)} to {share(scores.accuracy_high)})",
-        f"kept: {card.training.chosen_stage} epoch {card.training.chosen_epoch}, "
-        f"temperature {card.training.temperature:.2f}, {card.training.minutes:.1f} minutes of training",
+        f"network: {cut_in_words(card.network)}{candidates}",
+        f"kept: {kept_in_words(training)}; temperature {training.temperature:.2f}; "
+        f"{training.minutes:.1f} minutes",
         f"next: edgetl export {output}",
     )

@@ -9,6 +9,7 @@ from edgetl.card import Artifact, Model
 from edgetl.classifier import Classifier
 from edgetl.config import Format, Precision
 from edgetl.errors import needing
+from edgetl.pixels import PixelRows
 from edgetl.progress import task
 
 
@@ -37,9 +38,7 @@ def classifier_of(content: bytes, form: Format, precision: Precision, threads: i
             assert_never(never)
 
 
-def run_batches(
-    classifier: Classifier, pixels: NDArray[np.uint8], batch: int, name: str
-) -> NDArray[np.float32]:
+def run_batches(classifier: Classifier, pixels: PixelRows, batch: int, name: str) -> NDArray[np.float32]:
     """Probabilities [N, classes] of uint8 RGB images [N, H, W, 3], `batch` at a time, with progress."""
     parts = []
     with task(name, len(pixels)) as advance:

@@ -3,6 +3,7 @@
 import io
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from edgetl.card import EpochRecord
 from edgetl.errors import ModelFolderError
 from edgetl.files import write_atomically
+from edgetl.keras.parallel import ALONE, Communication
 from edgetl.records import from_json, to_json
 
 SECONDS_BETWEEN = 10.0  # a checkpoint of 90 MB takes about half a second
@@ -32,32 +34,55 @@ class State:
 
 
 class Clock:
-    """Seconds of training so far, over interruptions, and the budget."""
+    """Seconds of the command so far, over interruptions, and when training must end.
 
-    def __init__(self, minutes: float | None, seconds_before: float) -> None:
+    Where several workers train it is worker 0's, and stands still between two calls of `read`: what depends
+    on time must be the same for all.
+    """
+
+    def __init__(
+        self, limit_seconds: float | None, seconds_before: float, communication: Communication = ALONE
+    ) -> None:
         self._started = time.monotonic() - seconds_before
-        self._limit = float("inf") if minutes is None else 60 * minutes
+        self._communication = communication
+        self._read_seconds = 0.0
+        self.limit_seconds = limit_seconds
+        self.read()
 
     @property
     def seconds(self) -> float:
         """Used so far."""
+        return self._running_seconds if self._communication.size == 1 else self._read_seconds
+
+    @property
+    def _running_seconds(self) -> float:
         return time.monotonic() - self._started
 
+    def read(self) -> None:
+        """Look at worker 0's clock."""
+        self._read_seconds = self._communication.number_from_first(self._running_seconds)
+
     def is_over(self) -> bool:
-        """Whether the budget is used up."""
-        return self.seconds >= self._limit
+        """Whether the time is used up."""
+        if self.limit_seconds is None:
+            return False
+        self.read()
+        return self.seconds >= self.limit_seconds
 
 
 class Checkpoint:
-    """The state of one run, in memory and (every ten seconds) in one file."""
+    """The state of one run, in memory and (every ten seconds) in one file, which only worker 0 writes."""
 
-    def __init__(self, file: Path, identity: str, resume: bool) -> None:
+    def __init__(self, file: Path, identity: str, resume: bool, communication: Communication = ALONE) -> None:
         self.file = file
+        self._is_written = communication.is_first
         self._arrays: dict[str, list[np.ndarray]] = {"current": [], "best": [], "optimizer": []}
         self.state = State(identity, 0, 0, "", 0, float("inf"), 0.0, ())
         self._saved_at = time.monotonic()
         if resume and file.is_file():
             self._read(identity)
+        if communication.size > 1:
+            self._take_from_first(communication)
 
     def restore(self, variables: list[Any]) -> None:
         """Put the saved weights, if any, into `variables`."""
@@ -82,8 +107,23 @@ class Checkpoint:
             self.state = replace(
                 self.state, best_stage=record.stage, best_epoch=record.epoch, best_loss=record.tuning_loss
             )
-        if time.monotonic() - self._saved_at >= SECONDS_BETWEEN:
+        if self._is_written and time.monotonic() - self._saved_at >= SECONDS_BETWEEN:
             self._save(variables, optimizer)
+
+    def keep(
+        self, record: EpochRecord, variables: list[Any], on_epoch: Callable[[EpochRecord], None]
+    ) -> None:
+        """Note a result that no stage made; it is the best so far."""
+        on_epoch(record)
+        self._arrays["best"] = [variable.numpy() for variable in variables]
+        self.state = replace(
+            self.state,
+            best_stage=record.stage,
+            best_epoch=record.epoch,
+            best_loss=record.tuning_loss,
+            seconds=record.elapsed_seconds,
+            history=(*self.state.history, record),
+        )
 
     def epochs_without_gain(self, stage: str) -> int:
         """Epochs of a stage since its best tuning loss."""
@@ -126,6 +166,16 @@ class Checkpoint:
                 "Give the same DATA and options as before, or start again without --resume.",
             )
         self.state = state
+
+    def _take_from_first(self, communication: Communication) -> None:
+        """Go on from what worker 0 read, if it read anything."""
+        found = communication.bytes_from_first(
+            lambda: to_json(self.state).encode() if self.state.history else b""
+        )
+        if found:
+            self.state = from_json(State, found)
+        for group, arrays in self._arrays.items():
+            self._arrays[group] = communication.from_first(arrays)
 
 
 def _assign(variables: list[Any], values: list[np.ndarray]) -> None:

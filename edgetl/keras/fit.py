@@ -4,29 +4,40 @@ Everything is drawn from seeds that depend on stage and epoch only, so a run tha
 where an undisturbed one does.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from edgetl.card import EpochRecord
-from edgetl.config import ClassWeights, Optimizer
+from edgetl.config import Optimizer
 from edgetl.errors import EdgetlError
 from edgetl.keras import tf, tf_keras
-from edgetl.keras.activations import in_batches
 from edgetl.keras.checkpoint import Checkpoint, Clock
-from edgetl.keras.inputs import StageInputs, TrainingImages, prepare_inputs
+from edgetl.keras.inputs import StageInputs, TrainingImages, in_batches
+from edgetl.keras.linear import image_weights
 from edgetl.keras.network import Layers, above, fold_feature_scale, fold_temperature
-from edgetl.keras.schedule import FINETUNE_STAGE, Schedule, Stage
+from edgetl.keras.parallel import Communication
+from edgetl.keras.schedule import FINETUNE_STAGE, HEAD_STAGE, Schedule, Stage
 from edgetl.progress import Advance, say, task
+from edgetl.transfer.heads import FeatureScale, Fit, fit_temperature, losses_of
 
 Array = NDArray[Any]
+WARM_SHARE = 0.04  # of a stage, in which the rate rises: the head is good already, large steps would undo it
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where gradient descent begins: the scale of the features, and the head if it has a closed form."""
+
+    scale: FeatureScale
+    fit: Fit | None
+    tuning_logits: Array  # of `fit`; empty without it
 
 
 @dataclass(frozen=True)
@@ -44,41 +55,68 @@ def fit(
     layers: Layers,
     images: TrainingImages,
     schedule: Schedule,
-    folder: Path,
+    inputs: list[StageInputs],
+    start: Start,
     *,
     checkpoint: Checkpoint,
+    clock: Clock,
+    communication: Communication,
     on_epoch: Callable[[EpochRecord], None],
 ) -> Fitted:
-    """Train `layers` in place. `folder` holds activations while it runs, `checkpoint` what a resume needs.
+    """Train `layers` in place: the head given by `start`, then the stages of `schedule` on their `inputs`.
 
-    Raises `StorageError` when the activations have no room, `EdgetlError` when training diverges.
+    Raises `EdgetlError` when training diverges.
     """
     tf_keras.utils.set_random_seed(schedule.seed)
     tf.config.experimental.enable_op_determinism()
-    clock = Clock(schedule.minutes, checkpoint.state.seconds)
-    inputs, scale = prepare_inputs(layers, images, schedule, folder)
-    scaling = tf_keras.layers.Rescaling(scale.factor, offset=scale.offset, name="feature_scale")
-    last = above(layers, schedule.stages[-1].boundary, scaling)
+    scaling = tf_keras.layers.Rescaling(start.scale.factor, offset=start.scale.offset, name="feature_scale")
+    lowest = layers.network.scales[0]
+    last = above(layers, schedule.stages[-1].boundary if schedule.stages else lowest, scaling)
     tracked = last.trainable_variables
+    if start.fit is not None:
+        layers.dense[0].set_weights([start.fit.head.kernel, start.fit.head.bias])
+        if not checkpoint.state.history:
+            checkpoint.keep(_head_record(start.fit, clock), tracked, on_epoch)
     checkpoint.restore(tracked)
+    communication.equalize(tracked)
     optimizer = None
     for number, stage in enumerate(schedule.stages):
         model = above(layers, stage.boundary, scaling)
-        rate = _rate(stage, schedule, images)
+        rate = _rate(stage, schedule, images, clock)
         if stage.continues_optimizer and optimizer:
             optimizer.learning_rate = rate
         else:
             optimizer = _optimizer(rate, schedule)
         optimizer.build(model.trainable_variables)
         if number >= checkpoint.state.stage:
-            run = StageRun(number, stage, model, optimizer, inputs[number], images, schedule, clock)
+            run = StageRun(
+                number, stage, model, optimizer, inputs[number], images, schedule, clock, communication
+            )
             _run_stage(run, tracked, checkpoint, on_epoch)
     checkpoint.use_best(tracked)
-    temperature = fit_temperature(in_batches(last.predict_on_batch, inputs[-1].tuning), images.tuning_labels)
-    fold_feature_scale(layers, scale.factor, scale.offset)
+    logits = in_batches(last.predict_on_batch, inputs[-1].tuning) if schedule.stages else start.tuning_logits
+    temperature = communication.number_from_first(fit_temperature(logits, images.tuning.labels))
+    fold_feature_scale(layers, start.scale.factor, start.scale.offset)
     fold_temperature(layers, temperature)
+    communication.equalize(tracked)  # processors that differ round differently
+    clock.read()
+    communication.finish()
     state = checkpoint.state
     return Fitted(state.history, state.best_stage, state.best_epoch, temperature, clock.seconds / 60)
+
+
+def _head_record(found: Fit, clock: Clock) -> EpochRecord:
+    """The head in closed form as the only epoch of its stage."""
+    return EpochRecord(
+        stage=HEAD_STAGE,
+        epoch=1,
+        train_loss=found.train_loss,
+        train_accuracy=found.train_accuracy,
+        tuning_loss=found.tuning_loss,
+        tuning_accuracy=found.tuning_accuracy,
+        seconds=round(clock.seconds, 3),
+        elapsed_seconds=round(clock.seconds, 3),
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +131,7 @@ class StageRun:
     images: TrainingImages
     schedule: Schedule
     clock: Clock
+    communication: Communication
 
     @property
     def title(self) -> str:
@@ -103,6 +142,17 @@ class StageRun:
     def steps(self) -> int:
         """Steps per epoch."""
         return _steps(self.stage, self.schedule, self.images)
+
+    def set_rate(self, steps_done: int, began_seconds: float) -> None:
+        """A short rise, then half a cosine that ends with the last step or the time, whichever is first."""
+        limit = self.clock.limit_seconds
+        if not self.schedule.cosine or limit is None:
+            return
+        by_steps = steps_done / (self.stage.epochs * self.steps)
+        by_time = (self.clock.seconds - began_seconds) / max(1e-3, limit - began_seconds)
+        share = min(1.0, max(by_steps, by_time))
+        rising = min(1.0, (share + 1e-3) / WARM_SHARE)
+        self.optimizer.learning_rate = self.stage.rate * rising * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def _run_stage(
@@ -115,21 +165,54 @@ def _run_stage(
     checkpoint.enter_stage(
         run.number, tracked, run.optimizer, again=run.number > 0 and not run.stage.continues_optimizer
     )
-    step = _make_step(run.model, run.optimizer)
-    with task(run.title, run.stage.epochs * run.steps) as advance:
+    step = _make_step(run.model, run.optimizer, run.communication)
+    before = [r.elapsed_seconds for r in checkpoint.state.history if r.stage != run.stage.name]
+    began = before[-1] if before else 0.0
+    with _progress(run, began) as advance:
         advance(checkpoint.state.epoch * run.steps)
         while checkpoint.state.epoch < run.stage.epochs and not _is_enough(run, checkpoint):
             started = time.monotonic()
             epoch = checkpoint.state.epoch
-            loss, accuracy = _run_epoch(run, step, epoch, advance)
-            tuning_loss, tuning_accuracy = _score(run.model, run.inputs.tuning, run.images.tuning_labels)
-            seconds = round(time.monotonic() - started, 3)
-            if not np.isfinite(tuning_loss):
+            loss, accuracy = _run_epoch(run, step, epoch, began, advance)
+            own_logits = in_batches(run.model.predict_on_batch, run.inputs.tuning)
+            (logits,) = run.communication.from_first([own_logits])
+            losses, tuning_accuracy = losses_of(logits, run.images.tuning.labels)
+            if not np.isfinite(losses).all():
                 _refuse_divergence(run.stage)
-            name = run.stage.name
-            record = EpochRecord(name, epoch + 1, loss, accuracy, tuning_loss, tuning_accuracy, seconds)
+            run.clock.read()
+            record = EpochRecord(
+                stage=run.stage.name,
+                epoch=epoch + 1,
+                train_loss=loss,
+                train_accuracy=accuracy,
+                tuning_loss=float(losses.mean()),
+                tuning_accuracy=tuning_accuracy,
+                seconds=round(time.monotonic() - started, 3),
+                elapsed_seconds=round(run.clock.seconds, 3),
+            )
             on_epoch(record)
             checkpoint.finish_epoch(record, tracked, run.optimizer, run.clock.seconds)
+
+
+@contextmanager
+def _progress(run: StageRun, began_seconds: float) -> Iterator[Advance]:
+    """Counts steps, or seconds where time decides how many steps there will be."""
+    limit = run.clock.limit_seconds
+    if limit is None:
+        with task(run.title, run.stage.epochs * run.steps) as advance:
+            yield advance
+        return
+    total = max(1, round(limit - began_seconds))
+    with task(f"{run.title}, seconds", total) as advance:
+        shown = 0
+
+        def advance_time(_steps: int) -> None:
+            nonlocal shown
+            now = min(total, int(run.clock.seconds - began_seconds))
+            advance(now - shown)
+            shown = now
+
+        yield advance_time
 
 
 def _is_enough(run: StageRun, checkpoint: Checkpoint) -> bool:
@@ -145,17 +228,21 @@ def _is_enough(run: StageRun, checkpoint: Checkpoint) -> bool:
 
 
 def _run_epoch(
-    run: StageRun, step: Callable[..., tuple[Any, Any]], epoch: int, advance: Advance
+    run: StageRun, step: Callable[..., tuple[Any, Any]], epoch: int, began_seconds: float, advance: Advance
 ) -> tuple[float, float]:
     """One epoch, cut short when time is up; mean loss and accuracy over its images."""
-    labels, batch = run.images.train_labels, run.schedule.batch
-    weights = _image_weights(labels, run.schedule.class_weights)
+    labels, batch = run.images.train.labels, run.schedule.batch
+    weights = image_weights(labels, run.schedule.class_weights)
     wanted = None if run.stage.steps_per_epoch is None else run.steps * batch
     order = epoch_order(len(labels), wanted, (run.schedule.seed, run.number, epoch))
     losses, correct, seen = 0.0, 0.0, 0
     for start in range(0, len(order), batch):
         positions = order[start : start + batch]
-        loss, right = step(run.inputs.train.batch(positions, epoch), labels[positions], weights[positions])
+        run.set_rate(epoch * run.steps + start // batch, began_seconds)
+        share = run.communication.share(len(positions))
+        mine = positions[share.part]
+        inputs = run.inputs.train.batch(positions, epoch, share.part)
+        loss, right = step(inputs, labels[mine], share.weight * weights[mine])
         losses += float(loss) * len(positions)
         correct += float(right)
         seen += len(positions)
@@ -180,7 +267,11 @@ def epoch_order(count: int, wanted: int | None, seed: tuple[int, ...]) -> NDArra
     return np.concatenate([random.permutation(count) for _ in range(rounds)])[:wanted]
 
 
-def _make_step(model: Any, optimizer: Any) -> Callable[..., tuple[Any, Any]]:
+def _make_step(model: Any, optimizer: Any, communication: Communication) -> Callable[..., tuple[Any, Any]]:
+    """A function of images, labels and weights that makes one step; gives the loss and how many were right.
+
+    Images of weight 0 do not count.
+    """
     variables = model.trainable_variables
 
     def step(inputs: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
@@ -188,54 +279,31 @@ def _make_step(model: Any, optimizer: Any) -> Callable[..., tuple[Any, Any]]:
             logits = model(inputs, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_mean(losses * weights)
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        right = tf.equal(tf.argmax(logits, axis=1), labels)
-        return loss, tf.reduce_sum(tf.cast(right, tf.float32))
+        right = tf.logical_and(tf.equal(tf.argmax(logits, axis=1), labels), weights > 0)
+        count = tf.reduce_sum(tf.cast(right, tf.float32))
+        *gradients, loss, count = communication.sum([*tape.gradient(loss, variables), loss, count])
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return loss, count
 
     compiled: Callable[..., tuple[Any, Any]] = tf.function(step, reduce_retracing=True)
     return compiled
 
 
-def _score(model: Any, inputs: Array, labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Cross-entropy in nats at the best temperature, not finite when training diverged, and accuracy.
-
-    The network that ships is calibrated, so epochs are compared as if they were: confidence that grows too
-    fast would otherwise end training before accuracy stops growing. Berta et al., "Rethinking early stopping:
-    refine, then calibrate", 2025.
-    """
-    logits = in_batches(model.predict_on_batch, inputs).astype(np.float64)
-    if np.isfinite(logits).all():
-        logits /= fit_temperature(logits, labels)
-    with np.errstate(over="ignore", invalid="ignore"):
-        loss = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
-    return float(loss), float((logits.argmax(axis=1) == labels).mean())
-
-
-def fit_temperature(logits: Array, labels: NDArray[np.int64]) -> float:
-    """The T > 0 that minimises the loss of softmax(logits / T). Guo et al., ICML 2017.
-
-    The labels are smoothed by 1 / (N + 2), as Platt (1999) does for two classes: a few images that are all
-    right are no evidence for boundless confidence.
-    """
-    smoothing = 1 / (len(labels) + 2)
-
-    def loss(log_temperature: float) -> float:
-        scaled = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
-        right = scaled[np.arange(len(labels)), labels]
-        return float(-((1 - smoothing) * right + smoothing * scaled.mean(axis=1)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
-
-
 def _steps(stage: Stage, schedule: Schedule, images: TrainingImages) -> int:
-    return stage.steps_per_epoch or -(-len(images.train_labels) // schedule.batch)
+    return stage.steps_per_epoch or -(-len(images.train.labels) // schedule.batch)
 
 
-def _rate(stage: Stage, schedule: Schedule, images: TrainingImages) -> Any:
+def _rate(stage: Stage, schedule: Schedule, images: TrainingImages, clock: Clock) -> Any:
     """The learning rate over the steps of a stage: half a cosine, or Keras's old `decay=1e-6`."""
     schedules = tf_keras.optimizers.schedules
+    if schedule.cosine and clock.limit_seconds is not None:
+        return stage.rate  # set anew before every step, see `StageRun.set_rate`
     if schedule.cosine:
-        return schedules.CosineDecay(stage.rate, decay_steps=stage.epochs * _steps(stage, schedule, images))
+        steps = stage.epochs * _steps(stage, schedule, images)
+        warm = round(WARM_SHARE * steps)
+        if warm == 0:
+            return schedules.CosineDecay(stage.rate, steps)
+        return schedules.CosineDecay(0.0, steps - warm, warmup_target=stage.rate, warmup_steps=warm)
     return schedules.InverseTimeDecay(stage.rate, decay_steps=1, decay_rate=1e-6)
 
 
@@ -250,11 +318,3 @@ def _optimizer(rate: Any, schedule: Schedule) -> Any:
     if decay is not None:
         made.exclude_from_weight_decay(var_names=["bias"])
     return made
-
-
-def _image_weights(labels: NDArray[np.int64], kind: ClassWeights) -> NDArray[np.float32]:
-    """One loss weight per image; mean 1. Balanced: each class weighs the same."""
-    if kind is ClassWeights.NONE:
-        return np.ones(len(labels), np.float32)
-    counts = np.bincount(labels)
-    return (len(labels) / (np.count_nonzero(counts) * counts[labels])).astype(np.float32)

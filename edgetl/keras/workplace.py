@@ -2,6 +2,7 @@
 
 MODEL            the model folder; it appears, or is replaced, complete
 MODEL.partial/   all work, for one process at a time (flock on .lock)
+  plan.json        what was planned, so that a resumed run does the same
   checkpoint.npz   what --resume needs
   finished/        the complete new model, about to become MODEL
   replaced/        the model that was MODEL until then
@@ -20,6 +21,7 @@ from edgetl.files import make_folder, storing
 from edgetl.progress import say
 
 CHECKPOINT_FILE = "checkpoint.npz"
+PLAN_FILE = "plan.json"
 FINISHED = "finished"
 _REPLACED = "replaced"
 _LOCK_FILE = ".lock"
@@ -64,7 +66,7 @@ def working_folder(place: Path, *, resume: bool) -> Iterator[Path]:
     with _held(_partial_of(place)) as partial:
         if resume and not (partial / CHECKPOINT_FILE).is_file():
             say("nothing to resume: starting from the beginning")
-        _clear(partial, keep={_LOCK_FILE, CHECKPOINT_FILE} if resume else {_LOCK_FILE})
+        _clear(partial, keep={_LOCK_FILE, CHECKPOINT_FILE, PLAN_FILE} if resume else {_LOCK_FILE})
         try:
             yield partial
         finally:

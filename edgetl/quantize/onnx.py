@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -59,13 +60,13 @@ def to_int8_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def last_dense(model: onnx.ModelProto) -> str:
-    """The name of the node that makes the logits.
+    """The name of the node that makes the logits; empty for a trunk without a head.
 
     It stays float in every precision: it is a thousandth of the work, and the feature scales folded into it
     make its inputs so unequal that one scale per output would cost 10 dB.
     """
     names: list[str] = [node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
-    return names[-1]
+    return names[-1] if names else ""
 
 
 def _int8_tensors(tensor: onnx.TensorProto, axis: int) -> list[onnx.TensorProto]:
@@ -84,26 +85,27 @@ def _int8_tensors(tensor: onnx.TensorProto, axis: int) -> list[onnx.TensorProto]
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     """Hands calibration images to ONNX Runtime's calibrator."""
 
-    def __init__(self, name: str, pixels: NDArray[np.uint8], advance: Advance) -> None:
+    def __init__(self, name: str, pixels: NDArray[Any], advance: Advance) -> None:
         self._batches = self._in_batches(name, pixels, advance)
 
     def _in_batches(
-        self, name: str, pixels: NDArray[np.uint8], advance: Advance
-    ) -> Iterator[dict[str, NDArray[np.uint8]]]:
+        self, name: str, pixels: NDArray[Any], advance: Advance
+    ) -> Iterator[dict[str, NDArray[Any]]]:
         for start in range(0, len(pixels), IMAGES_AT_ONCE):
             batch = pixels[start : start + IMAGES_AT_ONCE]
             yield {name: batch}
             advance(len(batch))
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         """The next batch, or None."""
         return next(self._batches, None)
 
 
-def to_int8(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> onnx.ModelProto:
+def to_int8(model: onnx.ModelProto, pixels: NDArray[Any]) -> onnx.ModelProto:
     """Static int8 as QDQ nodes: unsigned activations per tensor, signed weights per channel.
 
-    pixels: calibration images, uint8 RGB [N, H, W, 3]. The last Dense layer stays float.
+    pixels: calibration images, uint8 RGB [N, H, W, 3], or what else `model` takes. The last Dense layer stays
+    float.
     Raises `CheckFailed` unless every convolution really runs in int8.
     """
     with task("calibrating ONNX int8", len(pixels)) as advance, _quiet():
@@ -131,7 +133,9 @@ def _quantize(model: onnx.ModelProto, calibration: CalibrationDataReader) -> onn
             calibration,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTIZED),
-            nodes_to_exclude=[last_dense(onnx.load(prepared))],  # preparing renames what it fuses
+            nodes_to_exclude=[
+                name for name in [last_dense(onnx.load(prepared))] if name
+            ],  # preparing renames what it fuses
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

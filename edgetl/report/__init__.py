@@ -276,8 +276,10 @@ svg .full{stroke-dasharray:5 4}svg .kept{stroke:var(--good);stroke-width:1}svg .
 stroke:var(--good);stroke-width:2.5}svg .none{fill:var(--wash);fill-opacity:.6}svg .right{fill:var(--blue)}
 svg .wrong{fill:var(--orange)}svg .interval,svg .leader{stroke:var(--soft);stroke-width:1}
 svg .leader{stroke-width:.6}svg .point{stroke:var(--paper);stroke-width:1.5;fill:var(--blue)}
-svg .pass{fill:var(--good)}svg .fail{fill:var(--bad)}svg .undecided{fill:var(--unsure)}.narrow{display:none}
-.shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:12px}.shot{display:flex;
+svg .candidate{fill:var(--paper);stroke:var(--blue);stroke-width:1.5}svg .both{fill:var(--blue)}
+svg .around{fill:none;stroke:var(--good);stroke-width:2}svg .pass{fill:var(--good)}svg .fail{fill:var(--bad)}
+svg .undecided{fill:var(--unsure)}.narrow{display:none}.shots{display:grid;
+grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:12px}.shot{display:flex;
 gap:12px;font-size:13px;line-height:1.45}.shot>div{min-width:0}.shot img,.shot .blank{flex:none;width:84px;
 height:84px;object-fit:contain;border-radius:4px;background:var(--wash)}
 .shot dl{grid-template-columns:max-content 1fr;gap:0 10px;margin:6px 0 0}summary{cursor:pointer;

@@ -14,6 +14,7 @@ from edgetl.report import (
     Measured,
     best_proven,
     charts,
+    cuts,
     facts,
     file_cells,
     headline,
@@ -29,11 +30,12 @@ from edgetl.report import (
     table,
     two,
 )
+from edgetl.report.words import cut_in_words, kept_in_words
 from edgetl.results import Disagreement, Scores
 
 ROLE_USES = {
     "train": "fits the weights",
-    "tuning": "chooses epoch and temperature",
+    "tuning": "chooses cut, epoch and temperature",
     "calibration": "sets quantization ranges",
     "certification": "measures accuracy and parity",
 }
@@ -90,7 +92,7 @@ def _identity(card: ModelCard) -> str:
     more = len(card.labels) - MOST_ROWS
     mean = ", ".join(f"{value:g}" for value in spec.mean_rgb)
     scale = f" * {spec.scale:g}" if spec.scale != 1 else ""
-    pooling = f"{network.hidden_units} hidden units" if network.hidden_units else "global average pooling"
+    hidden = f", {network.hidden_units} hidden units" if network.hidden_units else ""
     return facts(
         ("Labels", ", ".join(card.labels[:MOST_ROWS]) + (f" and {more:,} more" if more > 0 else "")),
         (
@@ -100,7 +102,7 @@ def _identity(card: ModelCard) -> str:
         ("Inside the graph", f"(x - [{mean}]){scale}, then the network, then softmax"),
         ("Output", f"float32 probabilities [N, {network.classes}]"),
         ("Transparency", f"composited on RGB {', '.join(str(value) for value in spec.background_rgb)}"),
-        ("Network", f"VGG16 up to {network.cut}, {network.head} head ({pooling})"),
+        ("Network", f"VGG16 {cut_in_words(network)}{hidden}"),
         ("Trunk", f"{origin.name}: {origin.source}; SHA-256 {origin.sha256[:12]}"),
         ("Trunk licence", origin.licence),
     )
@@ -136,10 +138,10 @@ def _training(card: ModelCard) -> str:
     settings = [[escape(k.replace("_", " ")), escape(shown.get(v, v))] for k, v in training.settings.items()]
     figures = "".join(f"<figure>{svg}</figure>" for svg in charts.curves(training))
     return (
-        f"<p>Kept: {escape(training.chosen_stage)} epoch {training.chosen_epoch}, chosen on tuning images. "
+        f"<p>Kept: {escape(kept_in_words(training))}. "
         f"Calibration temperature {number(training.temperature, 2)}, folded into the last layer. "
         f"Training took {number(training.minutes, 1)} minutes.</p>"
-        f'<div class="pair">{figures or hint("No epoch was recorded.")}</div>'
+        f'<div class="pair">{figures or hint("No epoch was recorded.")}</div>{cuts.choice(card)}'
         f"<details><summary>All settings</summary>{table(('Setting', 'Value'), settings, 'compact')}"
         "</details>"
     )

@@ -1,14 +1,12 @@
 """`edgetl train`: a data folder becomes a model folder."""
 
-import csv
-import io
 import os
+import time
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from edgetl import images
 from edgetl.card import (
     CARD_FILE,
     KERAS,
@@ -16,128 +14,85 @@ from edgetl.card import (
     REFERENCE_FILE,
     SCHEMA_VERSION,
     DataSummary,
-    EpochRecord,
-    InputSpec,
     Model,
     ModelCard,
-    Network,
     Reference,
     RoleSummary,
     TrainingSummary,
-    TrunkOrigin,
 )
-from edgetl.config import Head, TrainConfig
-from edgetl.dataset import Dataset, Images, Role, load, role_fingerprint
+from edgetl.config import Recipe, TrainConfig
+from edgetl.dataset import Dataset, Images, Role, role_fingerprint
 from edgetl.engines import run_batches
-from edgetl.files import fingerprint, make_folder, replacing, sha256_of, storing, write_atomically
-from edgetl.keras.checkpoint import Checkpoint
+from edgetl.files import make_folder, replacing, sha256_of, write_atomically
 from edgetl.keras.classifier import KerasClassifier
-from edgetl.keras.fit import Fitted, fit
-from edgetl.keras.inputs import TrainingImages
-from edgetl.keras.network import HIDDEN_UNITS, Layers, make_layers, set_trunk, whole
-from edgetl.keras.schedule import Schedule, decide, refuse_contradictions
-from edgetl.keras.tensorboard import curves_writer
-from edgetl.keras.weights import Trunk, load_trunk
-from edgetl.keras.workplace import CHECKPOINT_FILE, FINISHED, check_place, publish, working_folder
-from edgetl.progress import say
+from edgetl.keras.history import HISTORY_FILE, history_csv, versions
+from edgetl.keras.network import whole
+from edgetl.keras.parallel import communicating
+from edgetl.keras.recipes import Run, Trained, train_by_plan, train_classic
+from edgetl.keras.schedule import refuse_contradictions
+from edgetl.keras.weights import load_trunk
+from edgetl.keras.workplace import FINISHED, check_place, publish, working_folder
+from edgetl.progress import COMMAND_SECONDS, say
 from edgetl.records import to_json
 from edgetl.reference import CALIBRATION_FILE, write_file_list, write_reference
 from edgetl.scoring import score
 
 EDGETL_VERSION = version("edgetl")
-HISTORY_FILE = "history.csv"
 _IMAGES_AT_ONCE = 32
+_MAY_DIFFER = {
+    "weights", "weights_input", "allow_download", "class_map", "cache_folder", "cache_limit", "shrink",
+    "workers_config", "tensorboard", "resume", "overwrite",
+}  # fmt: skip # settings that say where and how one of several workers does its part
 
 
 def train(data: Path, output: Path, config: TrainConfig) -> Model:
     """Train a network on `data` and write the model folder `output`.
 
-    All work happens in the folder `output`.partial; the model gets its place when it is complete. Raises
-    `UsageError` when `output` exists or settings contradict each other, `DataError`, `WeightsError`,
-    `StorageError`.
+    All work happens in the folder `output`.partial; the model gets its place when it is complete. Every
+    worker of several writes the same model. Raises `UsageError` when `output` exists, settings contradict
+    each other or the time is too short, `DataError`, `WeightsError`, `StorageError`, and `EdgetlError` when
+    a worker is missing, lost, or asked for something else.
     """
+    running = COMMAND_SECONDS.get()
+    began = time.monotonic() - (running() if running else 0.0)
     refuse_contradictions(config)
     place = check_place(output, overwrite=config.overwrite, resume=config.resume)
-    trunk = load_trunk(config)
-    dataset = load(data, config.image_size, config.image_size, config)
-    schedule = decide(config, len(dataset.roles[Role.TRAIN]))
-    _tell(dataset, schedule)
-    layers = _untrained(dataset, schedule, config, trunk)
-    with working_folder(place, resume=config.resume) as partial:
-        identity = _identity(trunk.origin, layers, dataset, schedule)
-        checkpoint = Checkpoint(partial / CHECKPOINT_FILE, identity, config.resume)
-        fitted = _fit(layers, dataset, schedule, checkpoint, config.tensorboard)
-        card = _card(place, dataset, schedule, layers=layers, origin=trunk.origin, fitted=fitted)
-        card = _write(layers, dataset, card, partial / FINISHED)
-        publish(partial, place)
+    with communicating(config.workers_config) as communication:
+        trunk = load_trunk(config)
+        with working_folder(place, resume=config.resume and communication.is_first) as partial:
+            run = Run(config, data, partial, trunk, began, communication)
+            _agree(run)
+            trained = train_classic(run) if config.recipe is Recipe.CLASSIC else train_by_plan(run)
+            card = _write(trained, _card(run, trained, place), partial / FINISHED)
+            publish(partial, place)
+    _tell_time(run, trained)
     return Model(output, card)
 
 
-def _untrained(dataset: Dataset, schedule: Schedule, config: TrainConfig, trunk: Trunk) -> Layers:
-    """The network with the pretrained trunk and a new head."""
-    side = config.image_size
-    spec = InputSpec(side, side, trunk.mean_rgb, trunk.scale, images.WHITE, images.PREPROCESSING_VERSION)
-    hidden = HIDDEN_UNITS if schedule.head is Head.FLATTEN else 0
-    layers = make_layers(Network(schedule.cut, schedule.head, hidden, len(dataset.labels)), spec, config.seed)
-    set_trunk(layers, trunk.kernels, trunk.biases)
-    return layers
+def _agree(run: Run) -> None:
+    """Refuse workers that were asked for something else, before any work."""
+    same: dict[str, object] = {f"version of {package}": number for package, number in versions().items()}
+    for field in fields(run.config):
+        if field.name not in _MAY_DIFFER:
+            same[f"--{field.name.replace('_', '-')}"] = getattr(run.config, field.name)
+    same["pretrained weights"] = run.trunk.origin.sha256
+    for what, value in same.items():
+        run.communication.agree(what, repr(value))
 
 
-def _fit(
-    layers: Layers, dataset: Dataset, schedule: Schedule, checkpoint: Checkpoint, curves: Path | None
-) -> Fitted:
-    train_images, tuning = dataset.roles[Role.TRAIN], dataset.roles[Role.TUNING]
-    training = TrainingImages(train_images.pixels, train_images.labels, tuning.pixels, tuning.labels)
-    partial = checkpoint.file.parent
-    with storing(partial), curves_writer(curves) as write_curves:
-
-        def on_epoch(record: EpochRecord) -> None:
-            write_curves(record)
-            write_atomically(partial / HISTORY_FILE, history_csv((*checkpoint.state.history, record)))
-
-        return fit(layers, training, schedule, partial, checkpoint=checkpoint, on_epoch=on_epoch)
-
-
-def _identity(origin: TrunkOrigin, layers: Layers, dataset: Dataset, schedule: Schedule) -> str:
-    """One digest of all that decides what training gives; a run may only be continued with the same.
-
-    Where the images lie, how long training may take and who watches do not count.
-    """
-    return fingerprint(
-        [
-            *(f"{name} {number}" for name, number in _versions().items()),
-            repr(replace(schedule, minutes=None)),
-            repr((layers.network, layers.spec, dataset.labels)),
-            origin.sha256,
-            *(
-                f"{role} {label} {digest}"
-                for role, members in dataset.roles.items()
-                for label, digest in zip(members.labels.tolist(), members.digests, strict=True)
-            ),
-        ]
-    )
-
-
-def _versions() -> dict[str, str]:
-    """Of the packages that decide what training gives."""
-    return {name: version(name) for name in ("edgetl", "tensorflow", "tf_keras", "numpy")}
-
-
-def _card(
-    place: Path, dataset: Dataset, schedule: Schedule, *, layers: Layers, origin: TrunkOrigin, fitted: Fitted
-) -> ModelCard:
+def _card(run: Run, trained: Trained, place: Path) -> ModelCard:
     """What is known before the files are written."""
     return ModelCard(
         schema_version=SCHEMA_VERSION,
         edgetl_version=EDGETL_VERSION,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         name=place.name,
-        labels=dataset.labels,
-        input=layers.spec,
-        network=layers.network,
-        weights=origin,
-        data=summarise(dataset, schedule.seed, place),
-        training=_training_summary(schedule, fitted),
+        labels=trained.dataset.labels,
+        input=trained.layers.spec,
+        network=trained.layers.network,
+        weights=run.trunk.origin,
+        data=summarise(trained.dataset, trained.schedule.seed, place),
+        training=_training_summary(trained),
         reference=Reference(REFERENCE_FILE, "", 0, 0),
         keras_sha256="",
         artifacts=(),
@@ -147,8 +102,9 @@ def _card(
     )
 
 
-def _write(layers: Layers, dataset: Dataset, card: ModelCard, folder: Path) -> ModelCard:
+def _write(trained: Trained, card: ModelCard, folder: Path) -> ModelCard:
     """Write the network, its reference and, when all else is there, the card into `folder`."""
+    layers, dataset = trained.layers, trained.dataset
     make_folder(folder)
     with replacing(folder / KERAS_FILE) as temporary:
         whole(layers).save(temporary)
@@ -173,23 +129,34 @@ def _write(layers: Layers, dataset: Dataset, card: ModelCard, folder: Path) -> M
     return card
 
 
-def _training_summary(schedule: Schedule, fitted: Fitted) -> TrainingSummary:
+def _training_summary(trained: Trained) -> TrainingSummary:
+    schedule, fitted = trained.schedule, trained.fitted
     settings = {
-        field.name: str(getattr(schedule, field.name)) for field in fields(schedule) if field.name != "stages"
+        field.name: _in_words(getattr(schedule, field.name))
+        for field in fields(schedule)
+        if field.name != "stages"
     }
     for stage in schedule.stages:
         settings[f"stage {stage.name}"] = (
             f"{stage.epochs} epochs, rate {stage.rate:g}, frozen up to {stage.boundary or 'nothing'}"
         )
+    if trained.plan is not None:
+        settings["features"] = str(trained.plan.features)
+        settings["expected minutes"] = f"{trained.plan.seconds / 60:.1f}"
     return TrainingSummary(
         settings=settings,
+        cuts=trained.cuts,
         history=fitted.history,
         chosen_stage=fitted.chosen_stage,
         chosen_epoch=fitted.chosen_epoch,
         temperature=fitted.temperature,
         minutes=fitted.minutes,
-        versions={name: number for name, number in _versions().items() if name != "edgetl"},
+        versions={name: number for name, number in versions().items() if name != "edgetl"},
     )
+
+
+def _in_words(value: object) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def summarise(dataset: Dataset, seed: int, place: Path) -> DataSummary:
@@ -211,23 +178,6 @@ def _summarise_role(role: Images, classes: int) -> RoleSummary:
     return RoleSummary(len(role), tuple(counts), role_fingerprint(role.digests))
 
 
-def history_csv(history: tuple[EpochRecord, ...]) -> str:
-    """The history as CSV text with a header."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    names = [field.name for field in fields(EpochRecord)]
-    writer.writerow(names)
-    writer.writerows([getattr(record, name) for name in names] for record in history)
-    return buffer.getvalue()
-
-
-def _tell(dataset: Dataset, schedule: Schedule) -> None:
-    counts = ", ".join(f"{len(dataset.roles[role])} {role.value}" for role in Role)
-    say(f"{len(dataset.labels)} classes; images: {counts}")
-    if dataset.skipped:
-        say(f"{len(dataset.skipped)} files could not be read and are left out (see: edgetl data)")
-    if dataset.leaking:
-        say(f"{len(dataset.leaking)} images copy others and are kept out of certification")
-    for stage in schedule.stages:
-        frozen = stage.boundary or "nothing"
-        say(f"stage {stage.name}: up to {stage.epochs} epochs, trunk frozen up to {frozen}")
+def _tell_time(run: Run, trained: Trained) -> None:
+    if trained.plan is not None:
+        say(f"took {run.seconds / 60:.1f} minutes; {trained.plan.seconds / 60:.1f} were expected")

@@ -1,0 +1,110 @@
+"""The words that settings can be, and what each means."""
+
+from enum import StrEnum
+
+
+class Recipe(StrEnum):
+    """How a network is trained."""
+
+    DEFAULT = "default"
+    CLASSIC = "classic"
+
+
+class Head(StrEnum):
+    """What stands on the trunk before a Dense layer.
+
+    gap: each channel's average over the map; max: its maximum; grid: its averages over the map's quarters;
+    flatten: the whole map and a hidden layer of 1024 units, as in the classic recipe.
+    """
+
+    GAP = "gap"
+    MAX = "max"
+    GRID = "grid"
+    FLATTEN = "flatten"
+
+
+class Block(StrEnum):
+    """The blocks of VGG16."""
+
+    BLOCK1 = "block1"
+    BLOCK2 = "block2"
+    BLOCK3 = "block3"
+    BLOCK4 = "block4"
+    BLOCK5 = "block5"
+
+
+class Unfreeze(StrEnum):
+    """The lowest block that fine-tuning changes; it and all above it are trained."""
+
+    NONE = "none"
+    BLOCK5 = "block5"
+    BLOCK4 = "block4"
+    BLOCK3 = "block3"
+    BLOCK2 = "block2"
+    ALL = "all"
+
+
+class Optimizer(StrEnum):
+    """SGD has Nesterov momentum."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+
+
+class Augment(StrEnum):
+    """How far training images are varied."""
+
+    OFF = "off"
+    LIGHT = "light"
+    STRONG = "strong"
+
+
+class ClassWeights(StrEnum):
+    """Whether rare classes count more in the loss."""
+
+    NONE = "none"
+    BALANCED = "balanced"
+
+
+class FeaturePrecision(StrEnum):
+    """How the frozen part of the trunk is computed while training."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+class Arithmetic(StrEnum):
+    """How fine-tuning computes; weights are float32 always."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class TrunkInput(StrEnum):
+    """What a foreign trunk expects: Keras's VGG16 (BGR minus mean) or torchvision's (RGB, mean and std)."""
+
+    KERAS = "keras"
+    TORCHVISION = "torchvision"
+
+
+class Format(StrEnum):
+    """File formats of exported models."""
+
+    ONNX = "onnx"
+    TFLITE = "tflite"
+
+
+class Precision(StrEnum):
+    """wA aB: A bits per weight, B bits per activation."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    W8A32 = "w8a32"
+    W8A16 = "w8a16"
+
+
+# On CPUs; w8a32 is as fast as int8 in LiteRT and as slow as fp32 in ONNX Runtime.
+FASTEST_FIRST = (Precision.INT8, Precision.W8A32, Precision.FP16, Precision.FP32, Precision.W8A16)

@@ -1,0 +1,1 @@
+"""What is learned on features: pure functions on arrays."""
