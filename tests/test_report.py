@@ -456,7 +456,7 @@ def test_where_the_trunk_was_cut_is_drawn_and_listed(tmp_path):
     text = page(with_cuts, {})
     words = assert_sound(text)
     assert "Where the trunk was cut" in words
-    assert "smallest: cut after block4, averages of block4." in words
+    assert "one standard error of that: cut after block4, averages of block4." in words
     for mark in ("circle", "polygon", "rect"):
         assert text.count(f'<{mark} class="candidate"') == text.count(f'<{mark} class="candidate both"') == 3
     assert text.count('class="around"') == 1
