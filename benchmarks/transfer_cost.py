@@ -85,7 +85,7 @@ def compare(case: Case, work: Path, steps: int) -> dict:
     """One line of the table."""
     curve = classic_curve(case, work / f"{case.name}-classic.json", steps)
     seconds_per_step = classic_seconds_per_step(case, work)
-    first = ours(case, work / f"{case.name}-first", "--unfreeze", "none")
+    first = ours(case, work / f"{case.name}-first", "--unfreeze", "none", "--views", "1")
     final = ours(case, work / f"{case.name}-default", *case.options)
     return {
         "name": case.name,

@@ -14,6 +14,7 @@ import pytest
 from tiny import LABELS, add_onnx, make_image, make_tiny_model, tiny_onnx
 from typer.testing import CliRunner
 
+from edgetl import progress
 from edgetl.card import Model
 from edgetl.cli import COMMANDS, app, show
 from edgetl.config import (
@@ -270,6 +271,19 @@ def test_an_interrupt_is_one_sentence_and_130(instead, invoke):
     assert result.exit_code == 130
     assert "Interrupted. Nothing is half written" in result.stderr
     assert result.stdout == ""
+
+
+def test_the_time_of_a_command_ends_with_it(instead, invoke):
+    seconds = []
+
+    def look():
+        seconds.append(progress.COMMAND_SECONDS.get()())
+        raise UsageError("Seen.", "")
+
+    instead(look)
+    invoke("doctor")
+    assert seconds[0] > 0
+    assert progress.COMMAND_SECONDS.get() is None, "a step that a program calls has its own beginning"
 
 
 def test_control_c_while_a_command_waits(model, tmp_path):

@@ -3,7 +3,7 @@
 import hashlib
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
@@ -340,27 +340,21 @@ def test_fewer_views_are_the_first_of_more():
     """So that another run finds them in the cache."""
     for mirrored in (False, True):
         many = views_of(8, Augment.LIGHT, 0, mirrored=mirrored)
-        for count in range(1, 8):
-            assert views_of(count, Augment.LIGHT, 0, mirrored=mirrored) == many[:count]
+        for number in range(1, 8):
+            assert views_of(number, Augment.LIGHT, 0, mirrored=mirrored) == many[:number]
 
 
-def sampled(labels, most, monkeypatch, seed=0):
-    monkeypatch.setattr(linear, "MOST_SCORED", most)
-    images = TrainingImages(pictures(len(labels), 1, labels), pictures(3, 2))
-    return linear._scored_images(images, seed)
-
-
-def test_sampled_images_keep_the_shares_of_the_classes(monkeypatch):
+def test_sampled_images_keep_the_shares_of_the_classes():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [120, 60, 2]))
-    chosen = sampled(labels, 60, monkeypatch)
+    chosen = linear._sample(labels, 60, 0)
     assert np.bincount(labels[chosen]).tolist() == [40, 20, 1]
     assert sorted(set(chosen.tolist())) == chosen.tolist()
-    np.testing.assert_array_equal(chosen, sampled(labels, 60, monkeypatch))
-    assert not np.array_equal(chosen, sampled(labels, 60, monkeypatch, seed=1))
+    np.testing.assert_array_equal(chosen, linear._sample(labels, 60, 0))
+    assert not np.array_equal(chosen, linear._sample(labels, 60, 1))
 
 
-def test_few_images_are_all_scored(monkeypatch):
-    assert sampled(np.arange(30) % 3, 30, monkeypatch).tolist() == list(range(30))
+def test_few_images_are_all_in_the_sample():
+    assert linear._sample(np.arange(30) % 3, 30, 0).tolist() == list(range(30))
 
 
 def test_balanced_weights_make_classes_count_the_same():
@@ -371,6 +365,10 @@ def test_balanced_weights_make_classes_count_the_same():
     assert_allclose(sums, 3)
     np.testing.assert_array_equal(image_weights(labels, ClassWeights.NONE), np.ones(9))
     assert weights.dtype == np.float32
+
+
+def linear_of(gallery, tried, settings, boundary=None):
+    return fit_linear(gallery, tried, settings, boundary, count(1).__next__)
 
 
 SETTINGS = LinearSettings(views=3, augment=Augment.LIGHT, class_weights=ClassWeights.NONE, seed=0)
@@ -391,7 +389,7 @@ def logits_by_keras(trunk, found, pixels):
 @pytest.mark.parametrize("scales", [1, 2])
 def test_the_head_in_closed_form_is_that_of_the_keras_network(gallery, images, head, scales):
     tried = candidates(SPEC, B2, head, scales, B2)
-    found = fit_linear(gallery, tried, SETTINGS, None)
+    found = linear_of(gallery, tried, SETTINGS, None)
     wanted = logits_by_keras(gallery.trunk, found, plain(images.tuning))
     assert_allclose(log_softmax(found.tuning_logits), wanted, atol=0.02)
     right = np.mean(wanted.argmax(axis=1) == images.tuning.labels)
@@ -401,7 +399,7 @@ def test_the_head_in_closed_form_is_that_of_the_keras_network(gallery, images, h
 
 def test_what_is_left_open_is_compared_and_one_is_chosen(gallery, images):
     tried = candidates(SPEC, B2, None, None, B2)
-    found = fit_linear(gallery, tried, SETTINGS, B1)
+    found = linear_of(gallery, tried, SETTINGS, B1)
     assert [(score.cut, score.head, score.scales) for score in found.cuts] == [
         (candidate.cut, candidate.head, candidate.scales) for candidate in tried
     ]
@@ -413,9 +411,22 @@ def test_what_is_left_open_is_compared_and_one_is_chosen(gallery, images):
     assert found.views == views_of(3, Augment.LIGHT, 0, mirrored=found.mirrored)
 
 
+def test_the_first_result_is_noted_when_it_is_there(gallery, images):
+    """And what copies made of it, when they made it better."""
+    found = linear_of(gallery, candidates(SPEC, B2, Head.GAP, 1, B2), SETTINGS)
+    alone = linear_of(gallery, candidates(SPEC, B2, Head.GAP, 1, B2), replace(SETTINGS, views=1))
+    assert [(record.stage, record.epoch) for record in found.records] == [("head", 1), ("head", 2)][
+        : len(found.records)
+    ]
+    assert [record.elapsed_seconds for record in found.records] == [1.0, 3.0][: len(found.records)]
+    assert replace(found.records[0], elapsed_seconds=0) == replace(alone.records[0], elapsed_seconds=0)
+    assert found.records[-1].tuning_loss == found.fit.tuning_loss <= found.records[0].tuning_loss
+    assert len(alone.records) == 1
+
+
 @pytest.mark.parametrize("settings", [replace(SETTINGS, augment=Augment.OFF), replace(SETTINGS, views=1)])
 def test_without_copies_only_the_images_are_looked_at(gallery, images, settings):
-    found = fit_linear(gallery, candidates(SPEC, B2, Head.GAP, 1, B2), settings, None)
+    found = linear_of(gallery, candidates(SPEC, B2, Head.GAP, 1, B2), settings, None)
     assert seen(images) == (21, 50)
     assert (found.views, found.mirrored) == ((ORIGINAL,), False)
 
@@ -435,7 +446,7 @@ def test_mirrored_copies_are_dropped_where_left_and_right_decide(tmp_path):
     images = TrainingImages(sides(40, 1), sides(40, 2))
     with ExitStack() as open_rows:
         gallery = Gallery(trunk_of(tmp_path), images, open_rows)
-        found = fit_linear(gallery, candidates(SPEC, B2, Head.GRID, 1, B2), SETTINGS, None)
+        found = linear_of(gallery, candidates(SPEC, B2, Head.GRID, 1, B2), SETTINGS, None)
     assert found.mirrored is False
     assert [view.number for view in found.views] == [0, 2, 4]
     assert found.fit.tuning_accuracy > 0.8
@@ -444,7 +455,7 @@ def test_mirrored_copies_are_dropped_where_left_and_right_decide(tmp_path):
 def test_many_images_are_compared_on_some_and_fitted_on_all(gallery, images, monkeypatch):
     monkeypatch.setattr(linear, "MOST_SCORED", 9)
     tried = candidates(SPEC, B2, None, 1, B2)
-    found = fit_linear(gallery, tried, replace(SETTINGS, views=1), B1)
+    found = linear_of(gallery, tried, replace(SETTINGS, views=1), B1)
     assert set(images.train.pixels.seen) == set(range(21))
     wanted = logits_by_keras(gallery.trunk, found, plain(images.tuning))
     assert_allclose(log_softmax(found.tuning_logits), wanted, atol=0.02)
@@ -452,7 +463,7 @@ def test_many_images_are_compared_on_some_and_fitted_on_all(gallery, images, mon
 
 def test_as_many_numbers_as_fit_into_memory_are_fitted_on(gallery, images, monkeypatch):
     monkeypatch.setattr(linear, "MOST_NUMBERS", 30 * 128)
-    found = fit_linear(gallery, candidates(SPEC, B2, Head.GAP, 1, B2), SETTINGS, None)
+    found = linear_of(gallery, candidates(SPEC, B2, Head.GAP, 1, B2), SETTINGS, None)
     wanted = logits_by_keras(gallery.trunk, found, plain(images.tuning))
     assert_allclose(log_softmax(found.tuning_logits), wanted, atol=0.02)
     assert found.fit.tuning_accuracy > 0.9
@@ -460,10 +471,10 @@ def test_as_many_numbers_as_fit_into_memory_are_fitted_on(gallery, images, monke
 
 def test_the_same_result_from_a_full_cache_as_from_an_empty_one(gallery, images):
     tried = candidates(SPEC, B2, None, None, B2)
-    first = fit_linear(gallery, tried, SETTINGS, None)
+    first = linear_of(gallery, tried, SETTINGS, None)
     before = seen(images)
     with ExitStack() as open_rows:
-        again = fit_linear(Gallery(replace(gallery.trunk, made={}), images, open_rows), tried, SETTINGS, None)
+        again = linear_of(Gallery(replace(gallery.trunk, made={}), images, open_rows), tried, SETTINGS, None)
     assert seen(images) == before
     np.testing.assert_array_equal(again.fit.head.kernel, first.fit.head.kernel)
     np.testing.assert_array_equal(again.tuning_logits, first.tuning_logits)

@@ -119,7 +119,6 @@ def test_everything_exports_at_full_size(tmp_path):
         image_size=224,
         cut=Block.BLOCK5,
         unfreeze=Unfreeze.NONE,
-        epochs_head=1,
         views=1,
         calibration_share=0.25,
     )

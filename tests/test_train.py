@@ -436,14 +436,15 @@ def test_ctrl_c_leaves_no_model(shapes, tmp_path):
 )
 @pytest.mark.parametrize("head", Head)
 def test_unfreeze_changes_only_what_it_says(shapes, tmp_path, head, unfreeze, changed):
-    config = quick(head=head, unfreeze=unfreeze, epochs_head=2, **SHORT)
+    epochs = {"epochs_head": 2} if head is Head.FLATTEN else {}
+    config = quick(head=head, unfreeze=unfreeze, **epochs, **SHORT)
     model = train(shapes, tmp_path / "model", config)
     weights = weights_of(model.folder)
     kernels = [value for value in weights if value.ndim == 4]
     same = [np.array_equal(a, b) for a, b in zip(kernels, load_trunk(config).kernels, strict=False)]
     assert same == [True] * (4 - changed) + [False] * changed or model.card.training.chosen_stage == "head"
-    of_head = 2 if head is Head.FLATTEN else 1
-    assert len(model.card.training.history) == of_head + (unfreeze is not Unfreeze.NONE)
+    tuned = [record for record in model.card.training.history if record.stage == "finetune"]
+    assert len(tuned) == (unfreeze is not Unfreeze.NONE)
     assert model.card.network.head is head
 
 
@@ -461,6 +462,13 @@ def test_contradictions_are_refused_before_any_work(tmp_path):
         train(nowhere, tmp_path / "m", quick(recipe=Recipe.CLASSIC, unfreeze=Unfreeze.BLOCK2))
     with pytest.raises(UsageError, match="--scales 2 needs"):
         train(nowhere, tmp_path / "m", quick(scales=2, head=Head.FLATTEN))
+    with pytest.raises(UsageError, match=r"--epochs-head is for heads.*--head flatten"):
+        train(nowhere, tmp_path / "m", quick(epochs_head=3))
+    with pytest.raises(UsageError, match="--rate-head is for heads"):
+        train(nowhere, tmp_path / "m", quick(head=Head.GRID, rate_head=0.1))
+    for option in ({"scales": 2}, {"features": FeaturePrecision.INT8}, {"shrink": True}):
+        with pytest.raises(UsageError, match=f"classic has no frozen trunk that --{next(iter(option))}"):
+            train(nowhere, tmp_path / "m", quick(recipe=Recipe.CLASSIC, **option))
     with pytest.raises(WeightsError):
         train(nowhere, tmp_path / "m", quick(weights=str(tmp_path / "none.h5")))
     with pytest.raises(DataError):

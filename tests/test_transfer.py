@@ -349,6 +349,19 @@ def test_two_classes_are_the_logistic_regression_of_their_difference():
     assert_allclose(found.head.kernel.sum(axis=1), 0, atol=1e-3)
 
 
+@pytest.mark.parametrize(("count", "width"), [(80, 400), (400, 80)])
+def test_copies_and_outliers_leave_a_head_as_scikit_learn_finds_it(count, width):
+    """Inner products that are singular, of very unequal size: what float32 sums take for indefinite."""
+    features, labels = clouds(count, width, distance=4)
+    features[: count // 2] = features[count // 2 :]
+    labels[: count // 2] = labels[count // 2 :]
+    features[3] *= 3000
+    train, probe = alike(features, labels), clouds(30, width, seed=7)[0]
+    found = best_fit(train, alike(*clouds(30, width, seed=5)), 3, strengths=[1.0], iterations=2000)
+    model = by_scikit_learn(train, 1.0)
+    assert_allclose(softmax(found.head.logits(probe), axis=1), model.predict_proba(probe), atol=2e-2)
+
+
 def test_one_feature_and_one_tuning_image():
     features = np.array([[-1.0], [-0.8], [0.9], [1.1]], np.float32)
     labels = np.array([0, 0, 1, 1])
@@ -547,6 +560,17 @@ def test_as_good_is_within_one_standard_error_of_the_paired_difference(seed):
     assert chosen_of(scores) == near[0]
 
 
+def test_the_same_scores_with_any_number_of_threads():
+    made = {one: features_like(2.0, number, 120) for number, one in enumerate(TRIED)}
+    labels = TRAIN_LABELS, np.arange(120) % 3
+
+    def scores(threads):
+        copied = lambda one: tuple(part.copy() for part in made[one])  # noqa: E731 - they are scaled in place
+        return score_cuts(TRIED, copied, labels, spec_of(64), lambda _: None, threads=threads)
+
+    assert scores(3) == scores(1)
+
+
 def test_what_a_score_says():
     scores = scored((0.5, 0.5, 6.0, 6.0, 6.0, 6.0))
     assert [(score.cut, score.head, score.scales) for score in scores] == [
@@ -562,4 +586,6 @@ def test_what_a_score_says():
 
 
 def test_one_tuning_image_still_gives_a_choice():
-    scored((2.0,) * 6, tuning_images=1)
+    scores = scored((2.0,) * 6, tuning_images=1)
+    assert [score.tuning_accuracy in {0.0, 1.0} for score in scores] == [True] * len(TRIED)
+    assert chosen_of(scores) is not None

@@ -110,8 +110,7 @@ def _boundary(as_json: bool) -> Iterator[None]:
     """Errors become one sentence, one hint and an exit code here, and nowhere else."""
     from edgetl.cli.reporter import reporter_for
 
-    token = REPORTER.set(reporter_for(sys.stderr))
-    COMMAND_SECONDS.set(seconds_since_start)
+    reporter, seconds = REPORTER.set(reporter_for(sys.stderr)), COMMAND_SECONDS.set(seconds_since_start)
     try:
         yield
     except KeyboardInterrupt as error:
@@ -128,7 +127,8 @@ def _boundary(as_json: bool) -> Iterator[None]:
         settle_standard_output()
         raise typer.Exit(error.exit_code) from error
     finally:
-        REPORTER.reset(token)
+        COMMAND_SECONDS.reset(seconds)
+        REPORTER.reset(reporter)
 
 
 def _show_error(error: EdgetlError, as_json: bool) -> None:

@@ -17,10 +17,11 @@ from edgetl.config import Block, FeaturePrecision
 from edgetl.engines.onnx import session_of
 from edgetl.features.graph import INPUT, TrunkWeights, averages_of, continuing, maps_of, only, trunk_graph
 from edgetl.files import fingerprint
+from edgetl.machine import instruction_set
 from edgetl.progress import task
 from edgetl.quantize.onnx import to_int8
 from edgetl.transfer.layout import row_width
-from edgetl.vgg16 import conv_shapes, map_shape
+from edgetl.vgg16 import map_shape
 
 LARGEST_HALF = 65504.0  # float16
 IMAGES_AT_ONCE = 32
@@ -62,18 +63,12 @@ class FrozenTrunk:
 
     def _space(self, title: str, last: Block, shape: tuple[int, ...]) -> Space:
         spec, precision = self.spec, self.precision
-        known = [
-            _VERSION,
-            title,
-            repr(shape),
-            repr(spec),
-            precision,
-            version("onnxruntime"),
-            _digest(self.weights, last),
-        ]
-        if precision is FeaturePrecision.INT8:
-            known.append(self.calibration.fingerprint)
-        ranges = f" ({self.calibration.fingerprint[:6]})" if precision is FeaturePrecision.INT8 else ""
+        engine = version("onnxruntime")
+        known = [_VERSION, title, repr(shape), repr(spec), precision, engine, self.weights.digests[last]]
+        ranges = ""
+        if precision is FeaturePrecision.INT8:  # whose sums can saturate where there is no VNNI
+            known += [self.calibration.fingerprint, instruction_set()]
+            ranges = f" ({self.calibration.fingerprint[:6]})"
         full_title = f"{self.name}, {title}, {spec.width} x {spec.height} pixels, {precision}{ranges}"
         return Space(full_title, fingerprint(known), shape)
 
@@ -91,8 +86,7 @@ class FrozenTrunk:
     @cached_property
     def graph(self) -> onnx.ModelProto:
         """The whole trunk in its precision."""
-        last = next(block for block in Block if len(conv_shapes(block)) >= len(self.weights.kernels))
-        graph = trunk_graph(self.weights, self.spec, last)
+        graph = trunk_graph(self.weights, self.spec, self.weights.last)
         return to_int8(graph, self.calibration.pixels) if self.precision is FeaturePrecision.INT8 else graph
 
 
@@ -152,10 +146,3 @@ def fill(
 def keys_of(digests: Sequence[str], views: Sequence[str]) -> list[bytes]:
     """One key for each view (outer) and image (inner): position view * N + image."""
     return [hashlib.sha256(f"{digest} {view}".encode()).digest() for view in views for digest in digests]
-
-
-def _digest(weights: TrunkWeights, last: Block) -> str:
-    digest = hashlib.sha256()
-    for kernel, bias in list(zip(weights.kernels, weights.biases, strict=True))[: len(conv_shapes(last))]:
-        digest.update(np.ascontiguousarray(kernel).tobytes() + np.ascontiguousarray(bias).tobytes())
-    return digest.hexdigest()

@@ -1,7 +1,10 @@
 """The frozen part of VGG16 as an ONNX graph with the outputs that training wants."""
 
+import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,19 +16,36 @@ from onnx.utils import Extractor
 from edgetl.card import InputSpec
 from edgetl.config import Block, Head
 from edgetl.transfer.layout import parts_of
-from edgetl.vgg16 import BLOCK_WIDTHS, blocks_up_to, grid_side, map_shape
+from edgetl.vgg16 import BLOCK_WIDTHS, blocks_up_to, conv_shapes, grid_side, map_shape
 
 OPSET, IR_VERSION = 17, 8
 INPUT = "image"
 _TO_FIRST, _TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrunkWeights:
     """HWIO kernels and biases, float32, of the trunk's convolutions in order, for RGB input."""
 
     kernels: tuple[NDArray[np.float32], ...]
     biases: tuple[NDArray[np.float32], ...]
+
+    @property
+    def last(self) -> Block:
+        """The block that these weights end with."""
+        return next(block for block in Block if len(conv_shapes(block)) >= len(self.kernels))
+
+    @cached_property
+    def digests(self) -> dict[Block, str]:
+        """For each block, the SHA-256 of all weights up to it."""
+        digest, found = hashlib.sha256(), {}
+        layers = zip(self.kernels, self.biases, strict=True)
+        for block in blocks_up_to(self.last):
+            for kernel, bias in itertools.islice(layers, len(BLOCK_WIDTHS[block])):
+                digest.update(np.ascontiguousarray(kernel).data)
+                digest.update(np.ascontiguousarray(bias).data)
+            found[block] = digest.hexdigest()
+        return found
 
 
 def maps_of(block: Block) -> str:

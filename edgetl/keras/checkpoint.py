@@ -111,19 +111,23 @@ class Checkpoint:
             self._save(variables, optimizer)
 
     def keep(
-        self, record: EpochRecord, variables: list[Any], on_epoch: Callable[[EpochRecord], None]
+        self,
+        records: tuple[EpochRecord, ...],
+        variables: list[Any],
+        on_epoch: Callable[[EpochRecord], None],
     ) -> None:
-        """Note a result that no stage made; it is the best so far."""
-        on_epoch(record)
+        """Note results that no stage made; the weights are the last one's, which is the best so far."""
         self._arrays["best"] = [variable.numpy() for variable in variables]
-        self.state = replace(
-            self.state,
-            best_stage=record.stage,
-            best_epoch=record.epoch,
-            best_loss=record.tuning_loss,
-            seconds=record.elapsed_seconds,
-            history=(*self.state.history, record),
-        )
+        for record in records:
+            on_epoch(record)
+            self.state = replace(
+                self.state,
+                best_stage=record.stage,
+                best_epoch=record.epoch,
+                best_loss=record.tuning_loss,
+                seconds=record.elapsed_seconds,
+                history=(*self.state.history, record),
+            )
 
     def epochs_without_gain(self, stage: str) -> int:
         """Epochs of a stage since its best tuning loss."""

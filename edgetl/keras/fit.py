@@ -23,21 +23,29 @@ from edgetl.keras.inputs import StageInputs, TrainingImages, in_batches
 from edgetl.keras.linear import image_weights
 from edgetl.keras.network import Layers, above, fold_feature_scale, fold_temperature
 from edgetl.keras.parallel import Communication
-from edgetl.keras.schedule import FINETUNE_STAGE, HEAD_STAGE, Schedule, Stage
+from edgetl.keras.schedule import FINETUNE_STAGE, Schedule, Stage
 from edgetl.progress import Advance, say, task
-from edgetl.transfer.heads import FeatureScale, Fit, fit_temperature, losses_of
+from edgetl.transfer.heads import FeatureScale, LinearHead, fit_temperature, losses_of
 
 Array = NDArray[Any]
 WARM_SHARE = 0.04  # of a stage, in which the rate rises: the head is good already, large steps would undo it
 
 
 @dataclass(frozen=True)
+class ReadyHead:
+    """A head that has a closed form."""
+
+    head: LinearHead
+    tuning_logits: Array  # [N, classes]
+    records: tuple[EpochRecord, ...]  # how it came about; the last is its own
+
+
+@dataclass(frozen=True)
 class Start:
-    """Where gradient descent begins: the scale of the features, and the head if it has a closed form."""
+    """Where gradient descent begins: the scale of the features, and the head if it is there already."""
 
     scale: FeatureScale
-    fit: Fit | None
-    tuning_logits: Array  # of `fit`; empty without it
+    ready: ReadyHead | None = None
 
 
 @dataclass(frozen=True)
@@ -73,10 +81,10 @@ def fit(
     lowest = layers.network.scales[0]
     last = above(layers, schedule.stages[-1].boundary if schedule.stages else lowest, scaling)
     tracked = last.trainable_variables
-    if start.fit is not None:
-        layers.dense[0].set_weights([start.fit.head.kernel, start.fit.head.bias])
+    if start.ready is not None:
+        layers.dense[0].set_weights([start.ready.head.kernel, start.ready.head.bias])
         if not checkpoint.state.history:
-            checkpoint.keep(_head_record(start.fit, clock), tracked, on_epoch)
+            checkpoint.keep(start.ready.records, tracked, on_epoch)
     checkpoint.restore(tracked)
     communication.equalize(tracked)
     optimizer = None
@@ -94,7 +102,10 @@ def fit(
             )
             _run_stage(run, tracked, checkpoint, on_epoch)
     checkpoint.use_best(tracked)
-    logits = in_batches(last.predict_on_batch, inputs[-1].tuning) if schedule.stages else start.tuning_logits
+    if start.ready is not None and not schedule.stages:
+        logits = start.ready.tuning_logits
+    else:
+        logits = in_batches(last.predict_on_batch, inputs[-1].tuning)
     temperature = communication.number_from_first(fit_temperature(logits, images.tuning.labels))
     fold_feature_scale(layers, start.scale.factor, start.scale.offset)
     fold_temperature(layers, temperature)
@@ -103,20 +114,6 @@ def fit(
     communication.finish()
     state = checkpoint.state
     return Fitted(state.history, state.best_stage, state.best_epoch, temperature, clock.seconds / 60)
-
-
-def _head_record(found: Fit, clock: Clock) -> EpochRecord:
-    """The head in closed form as the only epoch of its stage."""
-    return EpochRecord(
-        stage=HEAD_STAGE,
-        epoch=1,
-        train_loss=found.train_loss,
-        train_accuracy=found.train_accuracy,
-        tuning_loss=found.tuning_loss,
-        tuning_accuracy=found.tuning_accuracy,
-        seconds=round(clock.seconds, 3),
-        elapsed_seconds=round(clock.seconds, 3),
-    )
 
 
 @dataclass(frozen=True)

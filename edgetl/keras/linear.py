@@ -1,21 +1,23 @@
 """The default recipe's first part: features of the frozen trunk, where to cut, a head in closed form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.cache import Rows, Space
-from edgetl.card import CutScore
+from edgetl.card import CutScore, EpochRecord
 from edgetl.config import Augment, Block, ClassWeights, FeaturePrecision
 from edgetl.features.frozen import Filling, FrozenTrunk, fill, keys_of
 from edgetl.keras.augment import View
 from edgetl.keras.inputs import CachedViews, Part, StageInputs, TrainingImages
+from edgetl.keras.schedule import HEAD_STAGE
+from edgetl.machine import cores
 from edgetl.progress import say, task
 from edgetl.transfer import heads
-from edgetl.transfer.cuts import MOST_SCORED, Candidate, score_cuts
+from edgetl.transfer.cuts import MOST_COMPARED, MOST_SCORED, Candidate, score_cuts
 from edgetl.transfer.heads import Array, FeatureScale, Fit, feature_scale, scale_in_place
 from edgetl.transfer.layout import columns_of
 
@@ -35,8 +37,9 @@ class LinearSettings:
 
 @dataclass(frozen=True)
 class Linear:
-    """The first result: a usable linear model, and what it was chosen among."""
+    """A usable linear model, and what it was chosen among."""
 
+    records: tuple[EpochRecord, ...]  # of the first result and, if it is another, of this one
     candidate: Candidate
     cuts: tuple[CutScore, ...]
     scale: FeatureScale
@@ -124,39 +127,65 @@ def _images_at(
 
 
 def fit_linear(
-    gallery: Gallery, tried: Sequence[Candidate], settings: LinearSettings, boundary: Block | None
+    gallery: Gallery,
+    tried: Sequence[Candidate],
+    settings: LinearSettings,
+    boundary: Block | None,
+    seconds: Callable[[], float],
 ) -> Linear:
     """Choose where to cut, whether varied and mirrored copies help, and fit the head.
 
     `boundary`: whose activations to keep on the way, for a fine-tuning that will probably want them.
+    `seconds`: how long the command has been running.
     """
     images = gallery.images
-    some = _scored_images(images, settings.seed)
+    some = _sample(images.train.labels, MOST_SCORED, settings.seed)
     whole = len(some) == len(images.train)
     blocks = _blocks_of(tried)
     rows = gallery.averages(blocks, some, [_ORIGINAL], boundary if whole else None)
-    trial = _Trial(gallery, some, settings)
+    trial = _Trial(gallery, some, blocks, settings)
+    compared = _sample(trial.labels, MOST_COMPARED, settings.seed)
     with task("comparing places to cut the trunk", len(tried)) as advance:
         cuts = score_cuts(
             tried,
-            lambda candidate: trial.features(rows, blocks, candidate, 1),
-            (trial.labels, images.tuning.labels),
+            lambda candidate: trial.features(rows, compared, candidate),
+            (trial.labels[compared], images.tuning.labels),
             gallery.trunk.spec,
             advance,
+            threads=cores(),
         )
     candidate = tried[[score.chosen for score in cuts].index(True)]
-    mirrored, varied = _what_helps(trial, blocks, candidate)
+    first = trial.fit(candidate, (_ORIGINAL,))
+    records = [_head_record(first.fit, 1, seconds())]
+    say(
+        f"first result after {seconds():.0f} s: {candidate.head} head on {' and '.join(candidate.scales)}, "
+        f"{100 * first.fit.tuning_accuracy:.1f} % of {len(images.tuning)} tuning images right"
+    )
+    mirrored, varied = _what_helps(trial, candidate)
     views = views_of(settings.views, settings.augment, settings.seed, mirrored=mirrored)
-    shown = views if varied else (_ORIGINAL,)
-    if whole:
-        rows = gallery.averages(blocks, some, shown)
-    else:
-        blocks = _blocks_of([candidate])
-        some = np.arange(len(images.train))
-        rows = gallery.averages(blocks, some, shown)
-    final = _Trial(gallery, some, settings)
-    scale, fit, logits = final.fit(rows, blocks, candidate, len(shown))
-    return Linear(candidate, cuts, scale, fit, logits, views, mirrored)
+    last = trial
+    if not whole:
+        last = _Trial(gallery, np.arange(len(images.train)), _blocks_of([candidate]), settings)
+    best = last.fit(candidate, views if varied else (_ORIGINAL,), trial.near(first))
+    if whole and best.fit.tuning_loss > first.fit.tuning_loss:
+        best = first
+    if best is not first:
+        records.append(_head_record(best.fit, 2, seconds()))
+    return Linear(tuple(records), candidate, cuts, best.scale, best.fit, best.tuning_logits, views, mirrored)
+
+
+def _head_record(fit: Fit, epoch: int, seconds: float) -> EpochRecord:
+    """A head in closed form as one epoch of its stage."""
+    return EpochRecord(
+        stage=HEAD_STAGE,
+        epoch=epoch,
+        train_loss=fit.train_loss,
+        train_accuracy=fit.train_accuracy,
+        tuning_loss=fit.tuning_loss,
+        tuning_accuracy=fit.tuning_accuracy,
+        seconds=round(seconds, 3),
+        elapsed_seconds=round(seconds, 3),
+    )
 
 
 def stage_inputs(gallery: Gallery, views: Sequence[View], boundary: Block) -> StageInputs:
@@ -170,21 +199,17 @@ def stage_inputs(gallery: Gallery, views: Sequence[View], boundary: Block) -> St
 def map_scale(inputs: StageInputs, width: int) -> FeatureScale:
     """Standardisation per channel of a flattened map of `width` numbers, from the tuning images."""
     some = inputs.tuning[:MOST_SCORED].astype(np.float32)
-    flat = some.reshape(-1, some.shape[-1])
-    mean, deviation = flat.mean(axis=0), flat.std(axis=0)
-    deviation = np.maximum(deviation, 0.05 * deviation.mean() + 1e-6)
-    positions = width // len(mean)
-    factor, offset = np.tile(1 / deviation, positions), np.tile(-mean / deviation, positions)
-    return FeatureScale(factor.astype(np.float32), offset.astype(np.float32))
+    channel = heads.standardising(some.reshape(-1, some.shape[-1]))
+    positions = width // len(channel.factor)
+    return FeatureScale(np.tile(channel.factor, positions), np.tile(channel.offset, positions))
 
 
-def _scored_images(images: TrainingImages, seed: int) -> NDArray[np.int64]:
-    """All training images, or a seeded sample of them in which every class has its share."""
-    labels = images.train.labels
-    if len(labels) <= MOST_SCORED:
+def _sample(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """All positions, or a seeded sample of them in which every class has its share."""
+    if len(labels) <= most:
         return np.arange(len(labels))
     random = np.random.default_rng(seed)
-    share = MOST_SCORED / len(labels)
+    share = most / len(labels)
     chosen = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -204,20 +229,19 @@ def views_of(count: int, augment: Augment, seed: int, *, mirrored: bool) -> tupl
     return (_ORIGINAL, *(View(number, augment, seed) for number in range(step, step * count, step)))
 
 
-def _what_helps(trial: "_Trial", blocks: tuple[Block, ...], candidate: Candidate) -> tuple[bool, bool]:
+def _what_helps(trial: "_Trial", candidate: Candidate) -> tuple[bool, bool]:
     """Whether mirrored copies help, and whether varied copies do at all, by the tuning loss."""
     settings = trial.settings
     everything = len(trial.some) == len(trial.gallery.images.train)
     if settings.augment is Augment.OFF or (settings.views == 1 and everything):
         return False, False
-    losses = {}
+    first = trial.fit(candidate, (_ORIGINAL,))
+    losses = {"none": first.fit.tuning_loss}
     for name, views in {
-        "none": (_ORIGINAL,),
         "varied": views_of(2, settings.augment, settings.seed, mirrored=False),
         "mirrored": views_of(3, settings.augment, settings.seed, mirrored=True),
     }.items():
-        rows = trial.gallery.averages(blocks, trial.some, views)
-        losses[name] = trial.fit(rows, blocks, candidate, len(views))[1].tuning_loss
+        losses[name] = trial.fit(candidate, views, trial.near(first)).fit.tuning_loss
     mirrored = losses["mirrored"] <= losses["varied"]
     varied = min(losses["mirrored"], losses["varied"]) <= losses["none"]
     say(
@@ -227,53 +251,70 @@ def _what_helps(trial: "_Trial", blocks: tuple[Block, ...], candidate: Candidate
     return mirrored, varied
 
 
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """A head, what its features are scaled by, and its logits [N, classes] for the tuning images."""
+
+    scale: FeatureScale
+    fit: Fit
+    tuning_logits: Array
+
+
 @dataclass(frozen=True)
 class _Trial:
     """Some training images whose features heads are fitted on."""
 
     gallery: Gallery
     some: NDArray[np.int64]
+    blocks: tuple[Block, ...]  # whose averages are looked up
     settings: LinearSettings
+    done: dict[tuple[Candidate, tuple[View, ...]], _Fitted] = field(default_factory=dict)
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """Of one view."""
         return self.gallery.images.train.labels[self.some]
 
-    @property
-    def classes(self) -> int:
-        return int(self.gallery.images.train.labels.max()) + 1
+    def near(self, found: _Fitted) -> range:
+        """Which of the penalties to try where one that was found for these images is nearly right."""
+        number = heads.penalties(len(self.some)).index(found.fit.penalty)
+        return range(max(0, number - 1), number + 2)
 
-    def features(
-        self, rows: Rows, blocks: tuple[Block, ...], candidate: Candidate, views: int
-    ) -> tuple[Array, Array]:
-        """What the candidate's head sees, [n, D], of training images view by view and of tuning images."""
-        columns = columns_of(self.gallery.trunk.spec, blocks, candidate.head, candidate.scales)
-        train = views * len(self.some)
-        return _columns(rows, np.arange(train), columns), _columns(rows, np.arange(train, len(rows)), columns)
+    def features(self, rows: Rows, positions: NDArray[np.int64], candidate: Candidate) -> tuple[Array, Array]:
+        """What the candidate's head sees, [n, D], of training images as they are and of tuning images."""
+        columns = self._columns_of(candidate)
+        return _columns(rows, positions, columns), _columns(
+            rows, np.arange(len(self.some), len(rows)), columns
+        )
 
-    def fit(
-        self, rows: Rows, blocks: tuple[Block, ...], candidate: Candidate, views: int
-    ) -> tuple[FeatureScale, Fit, Array]:
-        """The best head on these views, and its logits for the tuning images."""
-        columns = columns_of(self.gallery.trunk.spec, blocks, candidate.head, candidate.scales)
-        count = views * len(self.some)
+    def fit(self, candidate: Candidate, views: tuple[View, ...], penalties: range = range(100)) -> _Fitted:
+        """The best head on these views, with one of the penalties of these numbers."""
+        if (candidate, views) not in self.done:
+            self.done[candidate, views] = self._fit(candidate, views, penalties)
+        return self.done[candidate, views]
+
+    def _fit(self, candidate: Candidate, views: tuple[View, ...], penalties: range) -> _Fitted:
+        rows, columns = self.gallery.averages(self.blocks, self.some, views), self._columns_of(candidate)
+        count = len(views) * len(self.some)
         chosen = np.arange(count)
         most = MOST_NUMBERS // len(columns)
         if count > most:  # a head with so few weights learns nothing more from the rest
             chosen = np.sort(np.random.default_rng(self.settings.seed).permutation(count)[:most])
         train = _columns(rows, chosen, columns)
         tuning = _columns(rows, np.arange(count, len(rows)), columns)
-        labels = np.tile(self.labels, views)[chosen]
+        labels = np.tile(self.labels, len(views))[chosen]
         scale = feature_scale(train)
         scale_in_place(train, scale)
         scale_in_place(tuning, scale)
-        weights = image_weights(labels, self.settings.class_weights)
+        fitted = heads.Images(train, labels, image_weights(labels, self.settings.class_weights))
         tuned = heads.alike(tuning, self.gallery.images.tuning.labels)
-        strengths = heads.penalties(len(self.some))
-        fitted = heads.Images(train, labels, weights)
-        found = heads.best_fit(fitted, tuned, self.classes, strengths=strengths)
-        return scale, found, found.head.logits(tuning)
+        classes = int(self.gallery.images.train.labels.max()) + 1
+        strengths = heads.penalties(len(self.some))[penalties.start : penalties.stop]
+        found = heads.best_fit(fitted, tuned, classes, strengths=strengths)
+        return _Fitted(scale, found, found.head.logits(tuning))
+
+    def _columns_of(self, candidate: Candidate) -> NDArray[np.int64]:
+        return columns_of(self.gallery.trunk.spec, self.blocks, candidate.head, candidate.scales)
 
 
 def _columns(rows: Rows, positions: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:

@@ -20,8 +20,10 @@ from edgetl.errors import StorageError, UsageError
 from edgetl.files import storing
 from edgetl.keras.rates import Rates, has_fast_int8, resolved_arithmetic
 from edgetl.listing import Listing
+from edgetl.roles import MOST_CALIBRATION_IMAGES
 from edgetl.transfer.cuts import LOWEST_CUT, MOST_SCORED, Candidate
-from edgetl.vgg16 import block_below, map_shape, multiplications
+from edgetl.transfer.layout import GRID_CELLS
+from edgetl.vgg16 import BLOCK_WIDTHS, block_below, blocks_up_to, map_shape, multiplications
 
 DEFAULT_SIDE = 96
 SMALLER_SIDES = (96, 80, 64, 48, 32)  # that a budget may choose
@@ -35,7 +37,8 @@ _QUANTIZING_SECONDS = 6.0
 _HEAD_SECONDS = 5.0  # comparing cuts, copies and penalties on a thousand images
 _HEAD_SECONDS_PER_VIEW = 1e-3  # fitting the head on one more picture
 _ENDING_SECONDS = 4.0
-_CALIBRATION = 256
+_HALF_BYTES = 2  # of a float16 number
+_MOST_POOLED = 4  # blocks that heads are tried on: the cuts, and the block below the lowest
 _TOLERANCE = 1.05  # how much too long a plan may look: training adjusts its epochs to what is left
 
 
@@ -128,7 +131,7 @@ def estimate_work(listing: Listing, config: TrainConfig) -> Work:
     certification = certification or round(config.certification_share * total)
     tuning = tuning or round(config.tuning_share * total)
     train = max(1, total - certification - tuning)
-    train -= min(_CALIBRATION, round(config.calibration_share * train))
+    train -= min(MOST_CALIBRATION_IMAGES, round(config.calibration_share * train))
     return Work(total, train, tuning, certification)
 
 
@@ -292,11 +295,12 @@ def _free_bytes(folder: Path) -> int:
 def needed_bytes(plan: Plan, work: Work) -> int:
     """Of activations on the disk, at most."""
     pictures = plan.views * work.train + work.tuning
-    averages = 16_896  # of block2 to block5, whole and in quarters, float16
+    channels = sum(BLOCK_WIDTHS[block][-1] for block in blocks_up_to(plan.deepest)[-_MOST_POOLED:])
+    averages = _HALF_BYTES * (2 + GRID_CELLS) * channels  # average, maximum and quarters of each
     cuts = [cut for cut in Block if LOWEST_CUT <= cut <= plan.deepest] or [plan.deepest]
     boundaries = [plan.boundary_for(Candidate(cut, Head.GAP, (cut,))) for cut in cuts] if plan.tunes else []
     shapes = [map_shape(plan.image_size, plan.image_size, boundary) for boundary in boundaries if boundary]
-    maps = 2 * max((math.prod(shape) for shape in shapes), default=0)
+    maps = _HALF_BYTES * max((math.prod(shape) for shape in shapes), default=0)
     return pictures * (averages + maps)
 
 

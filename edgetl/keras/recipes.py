@@ -14,7 +14,7 @@ from edgetl.features.frozen import Calibration, FrozenTrunk
 from edgetl.features.graph import TrunkWeights
 from edgetl.files import fingerprint, storing, write_atomically
 from edgetl.keras.checkpoint import Checkpoint, Clock
-from edgetl.keras.fit import Fitted, Start, fit
+from edgetl.keras.fit import Fitted, ReadyHead, Start, fit
 from edgetl.keras.history import HISTORY_FILE, history_csv, identity_of, members_of
 from edgetl.keras.inputs import StageInputs, TrainingImages, VariedPixels
 from edgetl.keras.linear import (
@@ -85,10 +85,10 @@ def train_classic(run: Run) -> Trained:
     layers = _untrained(run, dataset, schedule)
     inputs = [_pixel_inputs(dataset, schedule) for _ in schedule.stages]
     width = layers.features
-    start = Start(FeatureScale(np.ones(width, np.float32), np.zeros(width, np.float32)), None, np.empty(0))
+    start = Start(FeatureScale(np.ones(width, np.float32), np.zeros(width, np.float32)))
     limit = 60 * config.minutes if config.minutes else None
     fitted = _fit(run, layers, dataset, schedule, inputs=inputs, start=start, limit_seconds=limit)
-    return Trained(_in_float32(layers), dataset, schedule, None, (), fitted)
+    return Trained(_in_float32(layers, schedule.arithmetic), dataset, schedule, None, (), fitted)
 
 
 def train_by_plan(run: Run) -> Trained:
@@ -120,7 +120,7 @@ def train_by_plan(run: Run) -> Trained:
         limit = 60 * plan.minutes - plan.ending_seconds if plan.minutes else None
         fitted = _fit(run, layers, dataset, schedule, inputs=inputs, start=start, limit_seconds=limit)
     cuts = linear.cuts if linear else ()
-    return Trained(_in_float32(layers), dataset, schedule, plan, cuts, fitted)
+    return Trained(_in_float32(layers, schedule.arithmetic), dataset, schedule, plan, cuts, fitted)
 
 
 def _plan(run: Run) -> Plan:
@@ -172,22 +172,16 @@ def _linear(run: Run, plan: Plan, gallery: Gallery) -> Linear:
     )
     settings = LinearSettings(plan.views, plan.augment, config.class_weights, config.seed)
     likely = Block.BLOCK3 if plan.tunes and plan.unfreeze is None and plan.deepest > Block.BLOCK3 else None
-    own = fit_linear(gallery, tried, settings, likely)
-    linear = of_first(own, settings, run.communication)
-    chosen = linear.candidate
-    say(
-        f"first result after {run.seconds:.0f} s: {chosen.head} head on {' and '.join(chosen.scales)}, "
-        f"{100 * linear.fit.tuning_accuracy:.1f} % of {len(gallery.images.tuning)} tuning images right"
-    )
-    return linear
+    own = fit_linear(gallery, tried, settings, likely, lambda: run.seconds)
+    return of_first(own, settings, run.communication)
 
 
 def _start(run: Run, linear: Linear | None, inputs: list[StageInputs], layers: Layers) -> Start:
     if linear is not None:
-        return Start(linear.scale, linear.fit, linear.tuning_logits)
+        return Start(linear.scale, ReadyHead(linear.fit.head, linear.tuning_logits, linear.records))
     own = map_scale(inputs[0], layers.features)
     scale = FeatureScale(*run.communication.from_first([own.factor, own.offset]))
-    return Start(scale, None, np.empty(0))
+    return Start(scale)
 
 
 def _untrained(run: Run, dataset: Dataset, schedule: Schedule) -> Layers:
@@ -244,8 +238,10 @@ def _fit(
         )
 
 
-def _in_float32(layers: Layers) -> Layers:
+def _in_float32(layers: Layers, arithmetic: Arithmetic) -> Layers:
     """The same weights in layers that compute in float32, as everything that is made from them does."""
+    if arithmetic is Arithmetic.FLOAT32:
+        return layers
     plain = make_layers(layers.network, layers.spec)
     copy_weights(layers, plain)
     return plain

@@ -8,6 +8,7 @@ from edgetl.config import (
     Augment,
     Block,
     ClassWeights,
+    FeaturePrecision,
     Head,
     Optimizer,
     Recipe,
@@ -65,10 +66,7 @@ class Schedule:
 def refuse_contradictions(config: TrainConfig) -> None:
     """Refuse settings that cannot hold together, before any image is read. Raises `UsageError`."""
     if config.recipe is Recipe.CLASSIC:
-        if config.unfreeze not in {None, Unfreeze.ALL}:
-            raise UsageError(
-                "--recipe classic trains the whole trunk.", "Leave out --unfreeze, or use the default recipe."
-            )
+        _refuse_for_classic(config)
         return
     a_block = config.unfreeze not in {None, Unfreeze.NONE, Unfreeze.ALL}
     if config.cut and a_block and str(config.unfreeze) > str(config.cut):
@@ -81,6 +79,31 @@ def refuse_contradictions(config: TrainConfig) -> None:
             "--scales 2 needs a block below the last one, and averages.",
             "Use --cut block2 or higher and --head gap, max or grid, or --scales 1.",
         )
+    for name in ("epochs_head", "rate_head"):
+        if config.head is not Head.FLATTEN and getattr(config, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{option} is for heads that are trained in epochs; this one is solved for at once.",
+                f"Leave out {option}, or add --head flatten.",
+            )
+
+
+def _refuse_for_classic(config: TrainConfig) -> None:
+    if config.unfreeze not in {None, Unfreeze.ALL}:
+        raise UsageError(
+            "--recipe classic trains the whole trunk.", "Leave out --unfreeze, or use the default recipe."
+        )
+    given = {
+        "--scales": config.scales not in {None, 1},
+        "--features": config.features is not FeaturePrecision.AUTO,
+        "--shrink": config.shrink,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise UsageError(
+                f"--recipe classic has no frozen trunk that {option} could be about.",
+                f"Leave out {option}, or use the default recipe.",
+            )
 
 
 def finetune_schedule(

@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgetl.card import CutScore
+from edgetl.card import CutScore, EpochRecord
 from edgetl.keras.linear import Linear, LinearSettings, views_of
 from edgetl.keras.parallel import Communication
 from edgetl.records import from_json, to_json
@@ -17,6 +17,7 @@ from edgetl.transfer.heads import FeatureScale, LinearHead
 class _Choices:
     """What of a `Linear` is neither an array nor follows from the rest."""
 
+    records: tuple[EpochRecord, ...]
     candidate: Candidate
     cuts: tuple[CutScore, ...]
     penalty: float
@@ -32,7 +33,7 @@ def of_first(own: Linear, settings: LinearSettings, communication: Communication
         return own
     fit = own.fit
     figures = (fit.penalty, fit.tuning_accuracy, fit.train_loss, fit.train_accuracy)
-    choices = _Choices(own.candidate, own.cuts, *figures, own.mirrored)
+    choices = _Choices(own.records, own.candidate, own.cuts, *figures, own.mirrored)
     told = from_json(_Choices, communication.bytes_from_first(lambda: to_json(choices).encode()))
     head, scale = fit.head, own.scale
     arrays: list[NDArray[Any]] = [
@@ -46,6 +47,7 @@ def of_first(own: Linear, settings: LinearSettings, communication: Communication
     factor, offset, kernel, bias, losses, logits = communication.from_first(arrays)
     return replace(
         own,
+        records=told.records,
         candidate=told.candidate,
         cuts=told.cuts,
         scale=FeatureScale(factor, offset),

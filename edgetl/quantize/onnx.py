@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -85,27 +84,26 @@ def _int8_tensors(tensor: onnx.TensorProto, axis: int) -> list[onnx.TensorProto]
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     """Hands calibration images to ONNX Runtime's calibrator."""
 
-    def __init__(self, name: str, pixels: NDArray[Any], advance: Advance) -> None:
+    def __init__(self, name: str, pixels: NDArray[np.uint8], advance: Advance) -> None:
         self._batches = self._in_batches(name, pixels, advance)
 
     def _in_batches(
-        self, name: str, pixels: NDArray[Any], advance: Advance
-    ) -> Iterator[dict[str, NDArray[Any]]]:
+        self, name: str, pixels: NDArray[np.uint8], advance: Advance
+    ) -> Iterator[dict[str, NDArray[np.uint8]]]:
         for start in range(0, len(pixels), IMAGES_AT_ONCE):
             batch = pixels[start : start + IMAGES_AT_ONCE]
             yield {name: batch}
             advance(len(batch))
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         """The next batch, or None."""
         return next(self._batches, None)
 
 
-def to_int8(model: onnx.ModelProto, pixels: NDArray[Any]) -> onnx.ModelProto:
+def to_int8(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> onnx.ModelProto:
     """Static int8 as QDQ nodes: unsigned activations per tensor, signed weights per channel.
 
-    pixels: calibration images, uint8 RGB [N, H, W, 3], or what else `model` takes. The last Dense layer stays
-    float.
+    pixels: calibration images, uint8 RGB [N, H, W, 3]. The last Dense layer, if any, stays float.
     Raises `CheckFailed` unless every convolution really runs in int8.
     """
     with task("calibrating ONNX int8", len(pixels)) as advance, _quiet():
@@ -127,15 +125,14 @@ def _quantize(model: onnx.ModelProto, calibration: CalibrationDataReader) -> onn
         )
         onnx.save(model, source)
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        dense = last_dense(onnx.load(prepared))  # preparing renames what it fuses
         quantize_static(
             prepared,
             target,
             calibration,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTIZED),
-            nodes_to_exclude=[
-                name for name in [last_dense(onnx.load(prepared))] if name
-            ],  # preparing renames what it fuses
+            nodes_to_exclude=[dense] if dense else [],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

@@ -1,17 +1,28 @@
 """Where to cut the trunk: linear heads on every candidate's features, compared on the tuning images."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgetl.card import CutScore, InputSpec
 from edgetl.config import Block, Head
-from edgetl.transfer.heads import Array, Fit, Labels, alike, best_fit, feature_scale, scale_in_place
+from edgetl.transfer.heads import (
+    Array,
+    Fit,
+    Labels,
+    alike,
+    best_fit,
+    feature_scale,
+    one_thread_each,
+    scale_in_place,
+)
 from edgetl.transfer.layout import parts_of
 from edgetl.vgg16 import block_below, multiplications
 
-MOST_SCORED = 4000  # images; enough to tell candidates apart, and seconds instead of minutes
+MOST_SCORED = 4000  # images; enough to tell choices apart, and seconds instead of minutes
+MOST_COMPARED = 1000  # that a head is fitted on for each of many candidates: tuning images tell them apart
 LOWEST_CUT = Block.BLOCK3  # below it features are too simple to be worth scoring unless the user asks
 LOWEST_TUNED_CUT = Block.BLOCK4  # where the whole trunk is trained, which a linear head cannot foresee
 
@@ -58,23 +69,31 @@ def score_cuts(
     labels: tuple[Labels, Labels],
     spec: InputSpec,
     advance: Callable[[int], None],
+    *,
+    threads: int = 1,
 ) -> tuple[CutScore, ...]:
     """One line for each candidate, in order; exactly one is chosen.
 
-    `features_of` gives the features [N, D] of training and tuning images. A lower cut is chosen when its
-    smallest tuning loss is within one standard error (of the paired difference) of the smallest of all.
+    `features_of` gives the features [N, D] of training and tuning images; several threads may ask. A lower
+    cut is chosen when its smallest tuning loss is within one standard error (of the paired difference) of
+    the smallest of all.
     """
     classes = int(labels[0].max()) + 1
-    fits: list[Fit] = []
-    widths = []
-    for candidate in tried:
+
+    def fit_of(candidate: Candidate) -> tuple[Fit, int]:
         train, tuning = features_of(candidate)
         scale = feature_scale(train)
         scale_in_place(train, scale)
         scale_in_place(tuning, scale)
-        fits.append(best_fit(alike(train, labels[0]), alike(tuning, labels[1]), classes, iterations=60))
-        widths.append(train.shape[1])
-        advance(1)
+        fit = best_fit(alike(train, labels[0]), alike(tuning, labels[1]), classes, iterations=60)
+        return fit, train.shape[1]
+
+    found = []
+    with one_thread_each(), ThreadPoolExecutor(threads) as pool:
+        for one in pool.map(fit_of, tried):
+            found.append(one)
+            advance(1)
+    fits = [fit for fit, _ in found]
     chosen = _choose(tried, fits)
     return tuple(
         CutScore(
@@ -87,7 +106,7 @@ def score_cuts(
             tuning_accuracy=fit.tuning_accuracy,
             chosen=number == chosen,
         )
-        for number, (candidate, fit, width) in enumerate(zip(tried, fits, widths, strict=True))
+        for number, (candidate, (fit, width)) in enumerate(zip(tried, found, strict=True))
     )
 
 

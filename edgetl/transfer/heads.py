@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
@@ -59,8 +60,13 @@ def feature_scale(features: Array) -> FeatureScale:
 
     All are divided by sqrt(D / 512) as well, so that one penalty means the same for any number of features.
     """
+    return standardising(features, np.sqrt(features.shape[1] / 512))
+
+
+def standardising(features: Array, divisor: float = 1.0) -> FeatureScale:
+    """Zero mean and unit deviation of each column of [N, D], except those that hardly move; then divided."""
     mean, deviation = features.mean(axis=0), features.std(axis=0)
-    deviation = np.maximum(deviation, 0.05 * deviation.mean() + 1e-6) * np.sqrt(features.shape[1] / 512)
+    deviation = np.maximum(deviation, 0.05 * deviation.mean() + 1e-6) * divisor
     return FeatureScale((1 / deviation).astype(np.float32), (-mean / deviation).astype(np.float32))
 
 
@@ -90,12 +96,29 @@ def alike(features: Array, labels: Labels) -> Images:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rotated:
-    """Features in the directions in which they vary: no more of them than images."""
+class _Spanned:
+    """Training features in coordinates of the space that they span: no more of those than images."""
 
-    basis: Array  # [D, R]
+    features: Array  # [N, D]
     values: Array  # [N, R]
-    variances: Array  # [R], mean squares
+    products: Array  # [R, R], their means over the images
+    factor: Array | None  # [N, N], lower, of the features' inner products; None: values are the features
+
+    def head(self, weights: NDArray[np.float64]) -> LinearHead:
+        """What weights [R + 1, classes] of the values, with the bias last, are for the features."""
+        kernel, bias = weights[:-1].astype(np.float32), weights[-1].astype(np.float32)
+        if self.factor is not None:
+            kernel = self.features.T @ solve_triangular(self.factor, kernel, lower=True, trans="T")
+        return LinearHead(kernel, bias)
+
+
+def one_thread_each() -> threadpool_limits:
+    """Linear algebra in the thread that asks for it.
+
+    Several threads on matrices this small, beside anything else that runs, wait for each other: 40 times
+    slower was measured.
+    """
+    return threadpool_limits(1, user_api="blas")
 
 
 def best_fit(
@@ -110,76 +133,82 @@ def best_fit(
 
     Stops when weaker penalties have become worse twice.
     """
-    # Several threads on matrices this small, beside anything else that runs, wait for each other: 40 times
-    # slower was measured.
-    with threadpool_limits(1, user_api="blas"):
+    with one_thread_each():
         return _best_fit(train, tuning, classes, strengths or penalties(len(train.labels)), iterations)
 
 
 def _best_fit(
     train: Images, tuning: Images, classes: int, strengths: Sequence[float], iterations: int
 ) -> Fit:
-    rotated = _rotate(train.features)
-    tuning_values = tuning.features @ rotated.basis
-    start = np.zeros((rotated.values.shape[1] + 1, classes))
-    tried: list[tuple[float, float, NDArray[np.float64]]] = []  # tuning loss, penalty, weights
+    spanned = _span(train.features)
+    start = np.zeros((spanned.values.shape[1] + 1, classes))
+    tried: list[tuple[float, float, LinearHead]] = []  # tuning loss, penalty, head
     for penalty in strengths:
-        start = _minimise(train, rotated, start, penalty, iterations)
-        logits = tuning_values @ start[:-1].astype(np.float32) + start[-1].astype(np.float32)
-        tried.append((float(losses_of(logits, tuning.labels)[0].mean()), penalty, start))
+        start = _minimise(train, spanned, start, penalty, iterations)
+        head = spanned.head(start)
+        losses_there, _ = losses_of(head.logits(tuning.features), tuning.labels)
+        tried.append((float(losses_there.mean()), penalty, head))
         losses = [loss for loss, _, _ in tried]
         if len(losses) - 1 - losses.index(min(losses)) >= 2:
             break
-    _, penalty, found = min(tried, key=lambda one: one[0])
-    kernel = rotated.basis @ found[:-1].astype(np.float32)
-    head = LinearHead(kernel, found[-1].astype(np.float32))
+    _, penalty, head = min(tried, key=lambda one: one[0])
     losses_there, accuracy = losses_of(head.logits(tuning.features), tuning.labels)
     train_losses, train_accuracy = losses_of(head.logits(train.features), train.labels)
     return Fit(head, penalty, losses_there, accuracy, float(train_losses.mean()), train_accuracy)
 
 
-def _rotate(features: Array) -> _Rotated:
-    """By the eigenvectors of the smaller Gram matrix; the penalised optimum lies in the space they span."""
+def _span(features: Array) -> _Spanned:
+    """The penalised optimum lies in the space that the images span: for few images the smaller one."""
     images, width = features.shape
-    wide = width > images
-    gram = features @ features.T if wide else features.T @ features
-    squares, vectors = np.linalg.eigh(gram)
-    kept = squares > 1e-6 * squares[-1]
-    squares, vectors = squares[kept], np.ascontiguousarray(vectors[:, kept])
-    if wide:
-        lengths = np.sqrt(squares)
-        return _Rotated(features.T @ (vectors / lengths), vectors * lengths, squares / images)
-    return _Rotated(vectors, features @ vectors, squares / images)
+    if width <= images:
+        return _Spanned(features, features, features.T @ features / np.float32(images), None)
+    exact = features.astype(np.float64)
+    inner = exact @ exact.T
+    inner[np.diag_indices(images)] += 1e-6 * np.trace(inner) / images + 1e-12  # copies make it singular
+    factor = np.linalg.cholesky(inner).astype(np.float32)
+    return _Spanned(features, factor, factor.T @ factor / np.float32(images), factor)
 
 
 def _minimise(
-    train: Images, rotated: _Rotated, start: NDArray[np.float64], penalty: float, iterations: int
+    train: Images, spanned: _Spanned, start: NDArray[np.float64], penalty: float, iterations: int
 ) -> NDArray[np.float64]:
-    """Weights [R + 1, classes] of the rotated features and the bias.
+    """Weights [R + 1, classes] of the values and the bias.
 
     Directions are stretched by the curvature expected there, so that few steps are enough.
     """
     classes = start.shape[1]
     shares = (train.weights / train.weights.sum()).astype(np.float32)
-    stretch = np.append(1 / np.sqrt(rotated.variances / classes + penalty), 1.0)[:, None]
+    curvature = spanned.products.astype(np.float64) / classes
+    rounding = 1e-5 * float(curvature.diagonal().max())  # of float32: it must not be indefinite
+    curvature[np.diag_indices(len(curvature))] += penalty + rounding
+    stretch = np.linalg.cholesky(curvature).astype(np.float32)
+    packed = np.vstack([stretch.T @ start[:-1], start[-1:]])
     found = minimize(
         _objective,
-        (start / stretch).ravel(),
-        args=(Images(rotated.values, train.labels, shares), penalty, stretch),
+        packed.ravel(),
+        args=(Images(spanned.values, train.labels, shares), penalty, stretch),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": iterations, "ftol": 1e-7, "gtol": 1e-5},
     )
-    weights_found: NDArray[np.float64] = found.x.reshape(-1, classes) * stretch
-    return weights_found
+    return _unpacked(found.x, stretch)
+
+
+def _unpacked(packed: NDArray[np.float64], stretch: Array) -> NDArray[np.float64]:
+    """Weights and bias [R + 1, classes] behind the stretched ones."""
+    stretched = packed.reshape(len(stretch) + 1, -1)
+    kernel = solve_triangular(
+        stretch, stretched[:-1].astype(np.float32), lower=True, trans="T", check_finite=False
+    )
+    return np.vstack([kernel, stretched[-1:]])
 
 
 def _objective(
-    packed: NDArray[np.float64], images: Images, penalty: float, stretch: NDArray[np.float64]
+    packed: NDArray[np.float64], images: Images, penalty: float, stretch: Array
 ) -> tuple[float, NDArray[np.float64]]:
     """Weighted cross-entropy plus penalty / 2 * |kernel|^2, and its gradient; the bias is free."""
     values, labels, shares = images.features, images.labels, images.weights
-    weights = packed.reshape(len(stretch), -1) * stretch
+    weights = _unpacked(packed, stretch)
     kernel, bias = weights[:-1].astype(np.float32), weights[-1].astype(np.float32)
     loss, gradient = 0.0, np.zeros(weights.shape)
     for begin in range(0, len(labels), _ROWS_AT_ONCE):
@@ -197,7 +226,10 @@ def _objective(
         gradient[-1] += shown.sum(axis=0)
     gradient[:-1] += penalty * weights[:-1]
     loss += 0.5 * penalty * float((weights[:-1] ** 2).sum())
-    return loss, (gradient * stretch).ravel()
+    gradient[:-1] = solve_triangular(
+        stretch, gradient[:-1].astype(np.float32), lower=True, check_finite=False
+    )
+    return loss, gradient.ravel()
 
 
 def losses_of(logits: NDArray[np.float32], labels: Labels) -> tuple[NDArray[np.float64], float]:
