@@ -20,9 +20,9 @@ from edgetl.card import Model
 from edgetl.engines.onnx import OnnxClassifier
 from edgetl.keras.classifier import open_layers
 from edgetl.keras.to_onnx import to_onnx
+from edgetl.measures import centred_logits, sqnr_db
 from edgetl.quantize import onnx as quantize
 from edgetl.reference import certification_images, read_calibration_pixels, read_reference
-from edgetl.statistics import centred_logits, sqnr_db
 
 BATCH = 16
 REPEATS = 9

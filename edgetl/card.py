@@ -11,7 +11,7 @@ from edgetl.config import Block, Format, Head, Precision
 from edgetl.errors import ModelFolderError, UsageError
 from edgetl.files import locked, write_atomically
 from edgetl.records import RecordError, from_plain, parse, to_json
-from edgetl.results import Parity, Scores, Timing
+from edgetl.results import Explained, Parity, Scores, Timing, Tried
 
 SCHEMA_VERSION = 2
 CARD_FILE = "card.json"
@@ -157,6 +157,8 @@ class ModelCard:
     reference: Reference
     keras_sha256: str
     artifacts: tuple[Artifact, ...]
+    tried: tuple[Tried, ...]  # by the last export with goals
+    explained: tuple[Explained, ...]  # int8 files of it that lose too much
     scores: dict[str, Scores]
     parity: dict[str, Parity]
     timing: dict[str, Timing]

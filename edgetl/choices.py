@@ -108,3 +108,17 @@ class Precision(StrEnum):
 
 # On CPUs; w8a32 is as fast as int8 in LiteRT and as slow as fp32 in ONNX Runtime.
 FASTEST_FIRST = (Precision.INT8, Precision.W8A32, Precision.FP16, Precision.FP32, Precision.W8A16)
+
+
+class Target(StrEnum):
+    """Where a file is to run, which decides its format and how its integers are kept from saturating.
+
+    x64-vnni and arm64: both formats as they are best; x64: both, safe on CPUs without VNNI; browser: ONNX for
+    WebAssembly, as safe; mediapipe: TFLite with its metadata.
+    """
+
+    X64_VNNI = "x64-vnni"
+    X64 = "x64"
+    ARM64 = "arm64"
+    BROWSER = "browser"
+    MEDIAPIPE = "mediapipe"

@@ -15,6 +15,7 @@ from edgetl.choices import (
     Optimizer,
     Precision,
     Recipe,
+    Target,
     TrunkInput,
     Unfreeze,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "PredictConfig",
     "Recipe",
     "ReportConfig",
+    "Target",
     "TrainConfig",
     "TrunkInput",
     "Unfreeze",
@@ -228,23 +230,38 @@ class EvalConfig(Checked):
     )
     batch: int = option(32, "Images per step.", min=1, max=4096)
     threads: int = option(0, "CPU threads, 0: all.", min=0, max=1024)
+    renew_reference: bool = option(
+        False, "First store full-precision probabilities anew, for images as this edgetl decodes them."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(Checked):
-    """Which files to make."""
+    """Which files to make, or what they must keep to."""
 
     format: str = option("onnx,tflite", "onnx, tflite or both, comma separated.")
     precision: str | None = option(
         None,
         "fp32, fp16, int8, w8a32 (dynamic range), w8a16 (TFLite only, slow on CPUs), comma separated "
-        "(default: all but w8a16).",
+        "(default: all but w8a16; with a goal: whichever keep it).",
     )
     data: Path | None = option(None, "Where the data folder is now (default: where it was at training).")
     calibration_images: int = option(
         200, "At most this many calibration images set the int8 ranges.", min=1, max=5000
     )
     threads: int = option(0, "CPU threads, 0: all.", min=0, max=1024)
+    max_drop: str | None = option(
+        None,
+        "Make the best file that loses less accuracy than this, proven: points (1.0), or a share of it (1%).",
+        panel="Goals",
+    )
+    max_size: str | None = option(None, "Largest file allowed: 2MB.", panel="Goals")
+    max_latency: float | None = option(
+        None, "Longest time for one image on this machine, ms.", min=0.001, max=1e6, panel="Goals"
+    )
+    target: Target | None = option(
+        None, "Where the files are to run (default: a CPU like this one).", panel="Goals"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

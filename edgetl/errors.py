@@ -7,11 +7,12 @@ EdgetlError                what happened, what to do; exit 1
 ├── WeightsError           pretrained weights are missing or are not a VGG16 trunk; exit 1
 ├── MissingExtra           an optional dependency is not installed; exit 1
 ├── StorageError           the disk refused: full, read-only, no permission; exit 1
-└── CheckFailed            the work was done and the answer is no; exit 3
+├── CheckFailed            the work was done and the answer is no; exit 3
+└── Undecidable            no work was done, for no answer could come of it; exit 5
 
-Exit 4 (done, but some inputs were skipped) and exit 5 (not decidable with the data given) are results,
-not errors: the records of `predict` and `verify` carry them. Anything that is not an `EdgetlError` is our
-bug and keeps its traceback.
+Exit 4 (done, but some inputs were skipped) and, after work, exit 5 (not decidable with the data given) are
+results, not errors: the records of `predict` and `verify` carry them. Anything that is not an `EdgetlError`
+is our bug and keeps its traceback.
 """
 
 from collections.abc import Iterator
@@ -93,3 +94,9 @@ class CheckFailed(EdgetlError):  # noqa: N818 - a verdict, not a malfunction
     """The work was done and the answer is no."""
 
     exit_code = ExitCode.CHECK_FAILED
+
+
+class Undecidable(EdgetlError):  # noqa: N818 - like CheckFailed, an answer rather than a fault
+    """A question that the data given cannot decide, seen before any work."""
+
+    exit_code = ExitCode.UNDECIDED

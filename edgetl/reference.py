@@ -19,6 +19,7 @@ from edgetl.files import sha256_of, write_atomically
 from edgetl.records import RecordError, from_json, to_json
 
 CALIBRATION_FILE = "calibration.json"
+TUNING_FILE = "tuning.json"
 STORED_IMAGES = 32  # a self-test, not a proof: enough to see a wrong channel order, label order or mean
 
 
@@ -28,6 +29,7 @@ class FileList:
 
     paths: tuple[str, ...]  # relative to the data folder
     digests: tuple[str, ...]  # SHA-256
+    labels: tuple[int, ...] = ()  # empty where nobody asks for them
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,11 @@ def read_reference(model: Model) -> ReferenceData:
         )
 
 
-def write_file_list(path: Path, images: Images) -> None:
-    """Write the names and digests of a role's images atomically."""
-    write_atomically(path, to_json(FileList(images.paths, images.digests)))
+def write_file_lists(folder: Path, calibration: Images, tuning: Images) -> None:
+    """Write the names and digests of what sets ranges and of what choices are made by, atomically."""
+    write_atomically(folder / CALIBRATION_FILE, to_json(FileList(calibration.paths, calibration.digests)))
+    labels = tuple(tuning.labels.tolist())
+    write_atomically(folder / TUNING_FILE, to_json(FileList(tuning.paths, tuning.digests, labels)))
 
 
 def read_calibration_pixels(model: Model, folder: Path, most: int) -> NDArray[np.uint8]:
@@ -91,7 +95,25 @@ def read_calibration_pixels(model: Model, folder: Path, most: int) -> NDArray[np
 
     Raises `ModelFolderError` when the list is missing, `DataError` when images are missing or were changed.
     """
-    path = model.folder / CALIBRATION_FILE
+    return _some_of(model, folder, Role.CALIBRATION, most).pixels
+
+
+def read_tuning_images(model: Model, folder: Path, most: int) -> ImagesInMemory:
+    """Up to `most` tuning images with their labels. Raises like `read_calibration_pixels`."""
+    return _some_of(model, folder, Role.TUNING, most)
+
+
+def _some_of(model: Model, folder: Path, role: Role, most: int) -> ImagesInMemory:
+    listed = _file_list(model, role)
+    order = np.sort(np.random.default_rng(model.card.data.seed).permutation(len(listed.paths))[:most])
+    paths, digests = ([values[i] for i in order] for values in (listed.paths, listed.digests))
+    found = _read_unchanged(model, folder, paths, digests, role)
+    return replace(found, labels=np.array(listed.labels, np.int64)[order]) if listed.labels else found
+
+
+def _file_list(model: Model, role: Role) -> FileList:
+    """The files of a role, which must be those that training used and none of certification."""
+    path = model.folder / {Role.CALIBRATION: CALIBRATION_FILE, Role.TUNING: TUNING_FILE}[role]
     if not path.is_file():
         raise ModelFolderError(f"{path} is missing.", "Restore it from a copy, or train again.")
     try:
@@ -100,14 +122,24 @@ def read_calibration_pixels(model: Model, folder: Path, most: int) -> NDArray[np
         raise ModelFolderError(
             f"{path} cannot be read: {error}.", "Restore it from a copy, or train again."
         ) from error
-    if role_fingerprint(listed.digests) != model.card.data.roles[Role.CALIBRATION.value].fingerprint:
+    if role_fingerprint(listed.digests) != model.card.data.roles[role.value].fingerprint:
         raise ModelFolderError(
-            f"{path} does not list the calibration images of this model.",
+            f"{path} does not list the {role} images of this model.",
             "Restore it from a copy, or train again.",
         )
-    order = np.sort(np.random.default_rng(model.card.data.seed).permutation(len(listed.paths))[:most])
-    paths, digests = ([values[i] for i in order] for values in (listed.paths, listed.digests))
-    return _read_unchanged(model, folder, paths, digests, Role.CALIBRATION).pixels
+    return listed
+
+
+def check_roles_apart(model: Model) -> None:
+    """Refuse a certification image that sets ranges or takes part in choices. Raises `ModelFolderError`."""
+    certification = set(read_reference(model).digests)
+    for role in (Role.CALIBRATION, Role.TUNING):
+        common = certification.intersection(_file_list(model, role).digests)
+        if common:
+            raise ModelFolderError(
+                f"{len(common)} certification images are {role} images too: a verdict would prove nothing.",
+                "Restore the model folder from a copy, or train again.",
+            )
 
 
 def certification_images(model: Model, folder: Path) -> ImagesInMemory:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from edgetl.statistics import ClassScore, Verdict
+from edgetl.measures import ClassScore
+from edgetl.statistics import Verdict
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,18 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
+class ClassLoss:
+    """How the images of one class changed."""
+
+    label: str
+    images: int
+    harmful: int
+    helpful: int
+    p_value: float  # of "no worse on this class", one-sided
+    p_adjusted: float  # after Holm's correction for all classes
+
+
+@dataclass(frozen=True)
 class Parity:
     """One artifact against the full-precision network on the same images. Drops are in points (0..100)."""
 
@@ -47,16 +60,63 @@ class Parity:
     harmful: int  # full precision right, artifact wrong
     helpful: int  # full precision wrong, artifact right
     drop_points: float
-    drop_upper_points: float  # one-sided 95 % upper bound (Tango 1998)
+    drop_upper_points: float  # exact one-sided 95 % upper bound
     drop_lower_points: float
     max_drop_points: float  # what was promised
     max_difference: float  # largest |p - p_reference| over images and classes
     mean_kl: float  # nats
     sqnr_db: float  # of centred logits; NaN when identical
-    verdict: Verdict
+    p_value: float  # of "the drop is as large as promised or larger", exact
+    p_adjusted: float  # the same after Holm's correction for all artifacts judged together
+    verdict: Verdict  # pass: p_adjusted is at most 5 %
     more_images: int  # about how many further images would decide; 0 when decided
     instruction_set: str  # of the CPU this was measured on
+    classes: tuple[ClassLoss, ...]  # at most 20 that changed, the most surely worse first
     disagreements: tuple[Disagreement, ...]  # at most 24, the most confident first
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """Signal to quantization noise, 10 log10(sum x^2 / sum (x - y)^2), around one convolution and its ReLU.
+
+    x is of the float network and y of the int8 file, over all images; NaN where they are identical. A layer
+    is at fault where `sqnr_in_db` is good and the other two are bad; it hands on the noise of others where
+    `sqnr_alone_db` is good and the other two are bad. Where only `sqnr_out_db` is bad, it needs channels that
+    were rounded in one range with much larger ones, whose power hides their noise: equalization helps.
+    """
+
+    layer: str
+    sqnr_in_db: float  # of what it reads
+    sqnr_out_db: float  # of what it gives
+    sqnr_alone_db: float  # of what its int8 weights, bias and output range make of the float network's input
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Where an int8 file that loses too much loses it; layers in their order."""
+
+    format: str
+    recipe: str
+    layers: tuple[LayerNoise, ...]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One variant that a search for goals looked at, by the tuning images."""
+
+    format: str
+    precision: str
+    recipe: str  # what was done, in words
+    size_bytes: int
+    latency_ms: float  # median of one image on this machine
+    images: int  # tuning images
+    images_run: int  # of them, those that could change the answer
+    harmful: int
+    helpful: int
+    divergence: float  # mean KL in nats on the images that are hardest to tell
+    expected_upper_points: float  # of the drop, if certification sees the same shares
+    misses: tuple[str, ...]  # goals: "drop", "size", "latency"
+    chosen: bool
 
 
 @dataclass(frozen=True)

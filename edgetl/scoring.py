@@ -3,15 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.results import Scores
-from edgetl.statistics import (
+from edgetl.measures import (
     class_scores,
     confusion_matrix,
     expected_calibration_error,
     negative_log_likelihood,
     top_k_accuracy,
-    wilson_interval,
 )
+from edgetl.results import Scores
+from edgetl.statistics import wilson_interval
 
 
 def score(

@@ -48,14 +48,19 @@ def map_shape(height: int, width: int, block: Block) -> tuple[int, int, int]:
 
 def multiplications(height: int, width: int, above: Block | None, last: Block) -> float:
     """Multiply-adds of one image through the blocks above `above` (None: all) up to `last`, forward."""
-    total, channels = 0.0, 3
+    frozen = len(conv_shapes(above)) if above else 0
+    return sum(layer_multiplications(height, width, last)[frozen:])
+
+
+def layer_multiplications(height: int, width: int, last: Block) -> tuple[float, ...]:
+    """Multiply-adds of one image through each convolution up to `last`, forward."""
+    found, channels = [], 3
     for number, block in enumerate(blocks_up_to(last)):
         positions = (height >> number) * (width >> number)
         for out in BLOCK_WIDTHS[block]:
-            if above is None or block > above:
-                total += positions * _KERNEL * channels * out
+            found.append(float(positions * _KERNEL * channels * out))
             channels = out
-    return total
+    return tuple(found)
 
 
 def grid_side(side: int) -> tuple[int, int]:

@@ -105,6 +105,6 @@ def test_every_setting_is_a_flag_with_its_default_and_help(name, invoke):
 def test_enum_values_are_what_is_typed():
     for kind in vars(config).values():
         if isinstance(kind, type) and issubclass(kind, Enum):
-            assert all(member.value == member.name.lower() for member in kind)
+            assert all(member.value == member.name.lower().replace("_", "-") for member in kind)
     assert Precision("w8a32") is Precision.W8A32
     assert Recipe("classic") is Recipe.CLASSIC

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -13,16 +14,19 @@ import onnx
 import onnxruntime
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from trained import copy_of, exported, exported_once, quick, shapes, trained, trained_once  # noqa: F401
+from ai_edge_quantizer import quantizer
+from trained import copy_of, exported, exported_once, quick, said, shapes, trained, trained_once  # noqa: F401
 
 from edgetl.card import Model
-from edgetl.config import ExportConfig, Format, Head, Precision, VerifyConfig
+from edgetl.config import EvalConfig, ExportConfig, Format, Head, Precision, VerifyConfig
 from edgetl.engines import open_classifier
 from edgetl.errors import CheckFailed, DataError, ModelFolderError, UsageError
 from edgetl.metadata.tflite import read_metadata
 from edgetl.reference import read_reference
 from edgetl.statistics import Verdict
 from edgetl.steps import export as step
+from edgetl.steps import making
+from edgetl.steps.evaluate import evaluate
 from edgetl.steps.export import export
 from edgetl.steps.train import train
 from edgetl.steps.verify import verify
@@ -219,10 +223,10 @@ def test_a_new_file_drops_what_was_measured_on_the_old_one(exported):
 def test_what_was_finished_before_an_interruption_stays(trained, monkeypatch):
     build = step.build
 
-    def interrupted(sources, model, form, precision):
-        if precision is Precision.INT8:
+    def interrupted(sources, model, variant):
+        if variant.precision is Precision.INT8:
             raise KeyboardInterrupt
-        return build(sources, model, form, precision)
+        return build(sources, model, variant)
 
     monkeypatch.setattr(step, "build", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -237,7 +241,7 @@ def test_what_was_finished_before_an_interruption_stays(trained, monkeypatch):
 
 
 def test_a_float_file_that_computes_something_else_is_never_stored(trained, monkeypatch):
-    to_onnx = step.to_onnx
+    to_onnx = making.to_onnx
 
     def spoilt(layers):
         made = to_onnx(layers)
@@ -248,7 +252,7 @@ def test_a_float_file_that_computes_something_else_is_never_stored(trained, monk
                 break
         return made
 
-    monkeypatch.setattr(step, "to_onnx", spoilt)
+    monkeypatch.setattr(making, "to_onnx", spoilt)
     with pytest.raises(CheckFailed, match=r"model\.onnx differs from the trained network"):
         export(trained, ExportConfig(format="onnx", precision="fp32"))
     assert Model.open(trained.folder).card.artifacts == ()
@@ -301,3 +305,54 @@ def test_files_are_readable_by_others(exported):
     mask = os.umask(0)
     os.umask(mask)
     assert mode == 0o666 & ~mask
+
+
+def test_a_reference_of_another_preprocessing_is_renewed_by_the_command_that_is_named(exported, invoke):
+    """Decoded pixels may differ between versions, so verdicts of the old reference are forgotten."""
+    verified, _ = verify(exported, VerifyConfig(artifact="onnx-fp32", max_drop=20))
+    old = verified.update(lambda card: replace(card, input=replace(card.input, preprocessing_version=99)))
+    refused = invoke("verify", old.folder)
+    assert refused.exit_code == 1
+    command = re.search(r"edgetl (eval .*--renew-reference)", refused.stderr).group(1)
+    assert invoke(*command.split()).exit_code == 0
+    renewed = Model.open(old.folder)
+    assert renewed.card.parity == {}
+    assert list(renewed.card.scores) == ["keras"]
+    np.testing.assert_array_equal(
+        read_reference(renewed).probabilities, read_reference(exported).probabilities
+    )
+    _, again = verify(renewed, VerifyConfig(artifact="onnx-fp32", max_drop=20))
+    assert again.parity[0].verdict is Verdict.PASS
+
+
+def test_a_reference_needs_the_network_and_the_data_to_be_renewed(exported, tmp_path):
+    exported.keras_file.unlink()
+    with pytest.raises(ModelFolderError, match="only the full-precision network can make a reference"):
+        evaluate(exported, None, EvalConfig(renew_reference=True))
+
+
+def test_a_reference_is_not_renewed_without_the_data(exported):
+    gone = exported.update(lambda card: replace(card, data=replace(card.data, folder="../nowhere")))
+    with pytest.raises(DataError, match="is not here"):
+        evaluate(gone, None, EvalConfig(renew_reference=True))
+
+
+def test_a_network_that_the_quantizer_refuses_goes_through_the_old_converter(trained, shapes, monkeypatch):
+    """Said aloud and noted; what it makes answers like the network."""
+
+    def refuse(*_):
+        raise RuntimeError("unknown operator")
+
+    monkeypatch.setattr(quantizer.Quantizer, "quantize", refuse)
+    with said() as lines:
+        model, _ = export(trained, ExportConfig(format="tflite", precision="int8"))
+    assert any(
+        "AI Edge Quantizer refuses the network: RuntimeError: unknown operator" in line for line in lines
+    )
+    artifact = model.artifact("tflite-int8")
+    assert artifact.details["quantizer"].startswith("tensorflow ")
+    reference = read_reference(model)
+    found = answers(model, artifact, reference.pixels)
+    assert (found.argmax(axis=1) == reference.probabilities[reference.stored].argmax(axis=1)).mean() > 0.9
+    with pytest.raises(CheckFailed, match="refuses the network"):
+        export(trained, ExportConfig(format="tflite", precision="w8a32"))

@@ -22,6 +22,7 @@ from edgetl.keras.network import whole
 from edgetl.keras.to_onnx import to_onnx
 from edgetl.keras.to_tflite import to_tflite
 from edgetl.quantize import onnx as quantize_onnx
+from edgetl.quantize import onnx_int8, tflite_int8
 from edgetl.quantize import tflite as quantize_tflite
 from edgetl.quantize.targets import BY_DEFAULT, SUPPORTED, wanted_pairs
 from edgetl.reference import read_calibration_pixels, read_reference
@@ -76,20 +77,17 @@ def test_relu_must_be_quantized_with_the_convolutions(sources, monkeypatch):
     right = quantize_onnx.to_int8(sources.onnx, sources.pixels)
     assert zero_points(right) == [0] * CONVOLUTIONS
     assert all(node.op_type != "Relu" for node in right.graph.node)
-    without = tuple(name for name in quantize_onnx.QUANTIZED if name != "Relu")
-    monkeypatch.setattr(quantize_onnx, "QUANTIZED", without)
+    without = tuple(name for name in onnx_int8.QUANTIZED if name != "Relu")
+    monkeypatch.setattr(onnx_int8, "QUANTIZED", without)
     wrong = quantize_onnx.to_int8(sources.onnx, sources.pixels)
     assert np.mean(zero_points(wrong)) > 64, "a quarter of the levels"
     assert sum(node.op_type == "Relu" for node in wrong.graph.node) == CONVOLUTIONS
 
 
 def test_a_conversion_that_leaves_convolutions_float_is_refused(sources, monkeypatch):
-    monkeypatch.setattr(quantize_onnx, "QUANTIZED", ("MaxPool",))
-    with pytest.raises(CheckFailed, match=f"Only 0 of {CONVOLUTIONS} convolutions"):
+    monkeypatch.setattr(onnx_int8, "QUANTIZED", ("MaxPool",))
+    with pytest.raises(CheckFailed, match=f"0 convolutions would run in int8 instead of {CONVOLUTIONS}"):
         quantize_onnx.to_int8(sources.onnx, sources.pixels)
-    monkeypatch.setattr(quantize_tflite, "_quantize", lambda *_: sources.tflite)
-    with pytest.raises(CheckFailed, match="Not every convolution is int8"):
-        quantize_tflite.to_int8(sources.tflite, {})
 
 
 def test_quantizing_leaves_logging_as_it_was(sources):
@@ -210,7 +208,7 @@ def test_sizes_follow_the_bits():
 
 def test_tflite_ranges_are_the_true_smallest_and_largest(sources):
     """Measured against Keras, layer by layer, over all images."""
-    ranges = quantize_tflite.measure_ranges(sources.tflite, sources.pixels)
+    ranges = tflite_int8.calibrate(sources.tflite, sources.pixels).ranges
     layers = [*sources.layers.convolutions, sources.layers.dense[-1]]
     outputs, seen = [], []
 
@@ -231,15 +229,6 @@ def test_tflite_ranges_are_the_true_smallest_and_largest(sources):
         low, high = float(values.min()), float(values.max())
         tolerance = 1e-4 * max(high, -low)
         assert any(abs(a - low) < tolerance and abs(b - high) < tolerance for a, b in found), layer.name
-
-
-def test_more_images_only_widen_ranges(sources):
-    few = quantize_tflite.measure_ranges(sources.tflite, sources.pixels[:3])
-    many = quantize_tflite.measure_ranges(sources.tflite, sources.pixels)
-    assert few.keys() == many.keys()
-    for name in few:
-        assert (many[name]["min"] <= few[name]["min"]).all()
-        assert (many[name]["max"] >= few[name]["max"]).all()
 
 
 def test_a_trunk_without_a_head_becomes_int8_as_well():

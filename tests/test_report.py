@@ -32,14 +32,15 @@ from edgetl.card import Artifact as ArtifactRecord
 from edgetl.cli import app
 from edgetl.config import Block, Format, Head, Precision, ReportConfig
 from edgetl.errors import StorageError
+from edgetl.measures import ClassScore, class_scores
 from edgetl.records import to_json
 from edgetl.report import cuts, headline, measured
 from edgetl.report.charts import curves
 from edgetl.report.drawing import Axis, round_step
 from edgetl.report.html import page
 from edgetl.report.words import cut_in_words, kept_in_words
-from edgetl.results import Disagreement, Parity, Scores, Timing
-from edgetl.statistics import ClassScore, Verdict, class_scores, wilson_interval
+from edgetl.results import Disagreement, Explained, LayerNoise, Parity, Scores, Timing, Tried
+from edgetl.statistics import Verdict, wilson_interval
 from edgetl.steps.report import report
 
 LABELS = ("rose", "tulip", '<script>alert("x")</script>', "daisy & dandelion", "sunflower")
@@ -91,9 +92,12 @@ def make_parity(name, verdict, drop, upper, sqnr=31.4):
         max_difference=0.0 if math.isnan(sqnr) else 0.1234,
         mean_kl=0.002,
         sqnr_db=sqnr,
+        p_value=0.01,
+        p_adjusted=0.02,
         verdict=verdict,
         more_images=240 if verdict is Verdict.UNDECIDED else 0,
         instruction_set="AVX2",
+        classes=(),
         disagreements=() if math.isnan(sqnr) else (item, other),
     )
 
@@ -151,7 +155,8 @@ def closed_form(training, finetuned):
     """The history of a head in closed form and so many epochs of fine-tuning, with the head kept."""
     stages = [("head", 1)] + [("finetune", n) for n in range(1, finetuned + 1)]
     history = tuple(EpochRecord(s, n, 0.1, 0.99, 0.5 + n / 100, 0.8, 1.0, 9.0) for s, n in stages)
-    return replace(training, history=history, chosen_stage="head", chosen_epoch=1)
+    settings = {name: value for name, value in training.settings.items() if name != "stage head"}
+    return replace(training, settings=settings, history=history, chosen_stage="head", chosen_epoch=1)
 
 
 def bare_card(folder, labels=LABELS):
@@ -173,7 +178,7 @@ def bare_card(folder, labels=LABELS):
         weights=TrunkOrigin("imagenet", "VGG16 trunk", "MIT; CC-BY 4.0", "cd" * 32),
         data=DataSummary(str(folder), "split folders", 0, roles, 1, 3),
         training=TrainingSummary(
-            {"recipe": "default", "minutes": "None", "cosine": "True"},
+            {"recipe": "default", "minutes": "None", "cosine": "True", "stage head": "16 epochs"},
             (),
             make_history(),
             "finetune",
@@ -185,6 +190,8 @@ def bare_card(folder, labels=LABELS):
         reference=Reference("reference.npz", "ef" * 32, IMAGES, 32),
         keras_sha256="01" * 32,
         artifacts=(),
+        tried=(),
+        explained=(),
         scores={"keras": make_scores("keras", labels)},
         parity={},
         timing={},
@@ -499,6 +506,52 @@ def test_cuts_of_one_cost_and_losses_that_are_no_numbers_are_drawn(tmp_path):
 )
 def test_every_head_has_words(head, scales, expected):
     assert cut_in_words(Network(Block.BLOCK4, head, scales, 0, 5)) == expected
+
+
+def make_tried(chosen=2):
+    """Five variants of two formats; one too large, one that loses too much."""
+    rows = [
+        ("onnx", "int8", "plain", 9.8, 12, 3.4, ("drop",)),
+        ("onnx", "int8", "equalized", 9.8, 2, 0.9, ()),
+        ("onnx", "int8", "equalized; block1_conv1 in float", 11.2, 0, 0.4, ()),
+        ("tflite", "int8", "plain", 7.4, 0, 0.4, ()),
+        ("onnx", "fp32", "plain", 31.0, 0, 0.4, ("size", "latency")),
+    ]
+    return tuple(
+        Tried(form, precision, recipe, 10**6, ms, 400, 96, harmful, 1, 0.01, upper, misses, number == chosen)
+        for number, (form, precision, recipe, ms, harmful, upper, misses) in enumerate(rows)
+    )
+
+
+def test_what_a_search_for_goals_tried_is_drawn_and_listed(tmp_path):
+    noise = LayerNoise("block1_conv1", math.nan, 41.25, 42.0)
+    card = replace(full_card(tmp_path), tried=make_tried(), explained=(Explained("onnx", "plain", (noise,)),))
+    text = page(card, {})
+    words = assert_sound(text)
+    assert "What the search for goals tried" in words
+    assert text.count("✓ chosen") == text.count('circle class="candidate both"') == 1
+    assert text.count("✗ misses drop") == 1
+    assert "✗ misses size and latency" in words
+    assert "equalized; block1_conv1 in float" in words
+    assert "Where onnx-int8, plain, loses" in words
+    assert "41.2 dB" in words
+    for none in (make_tried(chosen=9), make_tried(chosen=9)[:1]):
+        words = assert_sound(page(replace(card, tried=none), {}))
+        assert "Nothing keeps to all goals" in words
+    assert "search for goals" not in page(full_card(tmp_path), {})
+    odd = tuple(replace(one, latency_ms=math.nan, expected_upper_points=math.inf) for one in make_tried())
+    assert_sound(page(replace(card, tried=odd), {}))
+    none_lost = tuple(replace(one, expected_upper_points=0.0, latency_ms=5.0) for one in make_tried())
+    assert_sound(page(replace(card, tried=none_lost), {}))
+
+
+def test_a_head_that_was_fitted_twice_is_no_schedule(tmp_path):
+    training = closed_form(full_card(tmp_path).training, 2)
+    second = replace(training.history[0], epoch=2, tuning_loss=0.4)
+    twice = replace(training, history=(training.history[0], second, *training.history[1:]), chosen_epoch=2)
+    assert kept_in_words(twice).startswith("the head, tuning loss 0.400")
+    for svg in curves(twice):
+        assert " ".join(read(svg).words).count("head") == 1
 
 
 def test_class_without_images_is_drawn(tmp_path):

@@ -29,6 +29,7 @@ from trained import (  # noqa: F401
     draw,
     draw_data,
     quick,
+    said,
     shapes,
     trained,
     trained_once,
@@ -57,7 +58,6 @@ from edgetl.keras.checkpoint import Checkpoint, Clock
 from edgetl.keras.fit import WARM_SHARE, StageRun, epoch_order
 from edgetl.keras.linear import image_weights
 from edgetl.keras.weights import load_trunk
-from edgetl.progress import REPORTER, Silent
 from edgetl.records import to_json
 from edgetl.reference import CALIBRATION_FILE, read_reference
 from edgetl.results import Scores
@@ -240,22 +240,6 @@ def counted_pictures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FrozenTrunk, "extractor", counting)
         yield counts
-
-
-@contextmanager
-def said():
-    """The lines that training tells whoever watches."""
-    lines = []
-
-    class Watching(Silent):
-        def say(self, text):
-            lines.append(text)
-
-    token = REPORTER.set(Watching())
-    try:
-        yield lines
-    finally:
-        REPORTER.reset(token)
 
 
 def without(name, **settings):

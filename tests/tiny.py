@@ -123,9 +123,12 @@ def add_parity(model: Model, name: str, verdict: Verdict) -> Model:
         max_difference=0.0,
         mean_kl=0.0,
         sqnr_db=float("nan"),
+        p_value=0.01,
+        p_adjusted=0.02,
         verdict=verdict,
         more_images=0,
         instruction_set="avx2",
+        classes=(),
         disagreements=(),
     )
     return model.update(lambda card: replace(card, parity=card.parity | {name: parity}))
@@ -184,6 +187,8 @@ def _card(name: str, labels, size: int, data: DataSummary, reference: Reference)
         reference=reference,
         keras_sha256="0" * 64,
         artifacts=(),
+        tried=(),
+        explained=(),
         scores={},
         parity={},
         timing={},

@@ -4,6 +4,7 @@ Import the fixtures that a test module uses: `from trained import exported, trai
 """
 
 import shutil
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,7 @@ if find_spec("tensorflow") is None:  # importing it here would be too early: edg
 from edgetl.card import KERAS_FILE, Model
 from edgetl.config import Block, ExportConfig, TrainConfig
 from edgetl.keras import tf_keras
+from edgetl.progress import REPORTER, Silent
 from edgetl.steps.export import export
 from edgetl.steps.train import train
 
@@ -36,6 +38,22 @@ ALL_PRECISIONS = "fp32,fp16,int8,w8a32,w8a16"
 def quick(**settings) -> TrainConfig:
     """Settings that train in a few seconds, with some of them replaced."""
     return TrainConfig(**(QUICK | settings))
+
+
+@contextmanager
+def said():
+    """The lines that a step tells whoever watches."""
+    lines = []
+
+    class Watching(Silent):
+        def say(self, text):
+            lines.append(text)
+
+    token = REPORTER.set(Watching())
+    try:
+        yield lines
+    finally:
+        REPORTER.reset(token)
 
 
 def draw(path: Path, label: str, seed: int) -> None:

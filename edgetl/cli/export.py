@@ -1,14 +1,19 @@
 """`edgetl export`."""
 
+import math
 from typing import TYPE_CHECKING
 
 from edgetl.cli.command import ModelFolder, Outcome, command
-from edgetl.cli.show import size, table
+from edgetl.cli.show import lines, size, table
+from edgetl.cli.verify import show_parity
 from edgetl.config import ExportConfig
-from edgetl.errors import needing
+from edgetl.errors import ExitCode, needing
 
 if TYPE_CHECKING:
+    from edgetl.results import Explained
     from edgetl.steps.export import Exported
+
+MOST_LAYERS = 3
 
 
 @command(ExportConfig)
@@ -20,9 +25,55 @@ def export(model: ModelFolder, config: ExportConfig) -> Outcome:
         from edgetl.steps.export import export as step
 
     _, exported = step(Model.open(model), config)
-    return Outcome(exported, _show)
+    return Outcome(exported, _show, ExitCode(exported.exit_code))
 
 
 def _show(exported: "Exported") -> None:
+    if exported.goals:
+        _show_search(exported)
     rows = [(made.name, made.file, size(made.size_bytes), made.sha256[:12]) for made in exported.artifacts]
-    table("", ("artifact", "file", "size", "sha256"), rows, [f"next: edgetl verify {exported.model}"])
+    after = [] if exported.goals else [f"next: edgetl verify {exported.model}"]
+    if rows:
+        table("", ("artifact", "file", "size", "sha256"), rows, after)
+
+
+def explanation(explained: "Explained") -> str:
+    """The layers that lose most, and what that means."""
+    losing = [one for one in explained.layers if math.isfinite(one.sqnr_out_db)]
+    worst = sorted(losing, key=lambda one: min(one.sqnr_alone_db, one.sqnr_out_db))[:MOST_LAYERS]
+    told = "; ".join(
+        f"{one.layer} reads {one.sqnr_in_db:.0f} dB, gives {one.sqnr_out_db:.0f} dB, "
+        f"alone {one.sqnr_alone_db:.0f} dB"
+        for one in worst
+    )
+    return f"{explained.format}-int8, {explained.recipe}, loses most in: {told} (signal to noise)"
+
+
+def _show_search(exported: "Exported") -> None:
+    """What was tried, best first, then the verdicts, or the nearest misses."""
+    order = sorted(exported.tried, key=lambda one: (len(one.misses), one.latency_ms))
+    rows = [
+        (
+            f"{one.format}-{one.precision}",
+            one.recipe,
+            size(one.size_bytes),
+            f"{one.latency_ms:.1f} ms",
+            f"{one.harmful} / {one.helpful} of {one.images}",
+            f"{one.expected_upper_points:.2f}",
+            f"misses {' and '.join(one.misses)}" if one.misses else ("chosen" if one.chosen else "keeps"),
+        )
+        for one in order
+    ]
+    note = (
+        f"goals: {exported.goals}. Flips (harmful / helpful) are those of tuning images; at most: the drop "
+        "in points that certification should then prove."
+    )
+    table("", ("tried", "recipe", "size", "one image", "flips", "at most", "goals"), rows, [note])
+    for explained in exported.explained:
+        lines(explanation(explained))
+    if exported.parity:
+        show_parity(exported.parity)
+    else:
+        lines(
+            "Nothing that was tried keeps to all goals; no file was written. The nearest misses come first."
+        )

@@ -1,11 +1,8 @@
 """ONNX models with fewer bits. Every function takes a float model and returns a new one."""
 
-import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +10,12 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from edgetl.errors import CheckFailed
-from edgetl.progress import Advance, task
+from edgetl.quantize.recipe import Recipe
 
-IMAGES_AT_ONCE = 8
 LEAST_WEIGHTS = 1024  # smaller tensors stay float: nothing to gain
 WEIGHTED = ("Conv", "MatMul", "Gemm")
-# Without Relu, ranges are set before it: half of every range is wasted on negative numbers, and activations
-# are rounded twice.
-QUANTIZED = ("Conv", "Relu", "MaxPool", "MatMul", "Gemm")
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -81,75 +71,15 @@ def _int8_tensors(tensor: onnx.TensorProto, axis: int) -> list[onnx.TensorProto]
     ]
 
 
-class _Calibration(CalibrationDataReader):  # type: ignore[misc]
-    """Hands calibration images to ONNX Runtime's calibrator."""
-
-    def __init__(self, name: str, pixels: NDArray[np.uint8], advance: Advance) -> None:
-        self._batches = self._in_batches(name, pixels, advance)
-
-    def _in_batches(
-        self, name: str, pixels: NDArray[np.uint8], advance: Advance
-    ) -> Iterator[dict[str, NDArray[np.uint8]]]:
-        for start in range(0, len(pixels), IMAGES_AT_ONCE):
-            batch = pixels[start : start + IMAGES_AT_ONCE]
-            yield {name: batch}
-            advance(len(batch))
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """The next batch, or None."""
-        return next(self._batches, None)
-
-
 def to_int8(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Static int8 as QDQ nodes: unsigned activations per tensor, signed weights per channel.
+    """Static int8 as `onnx_int8` makes it without repairs.
 
     pixels: calibration images, uint8 RGB [N, H, W, 3]. The last Dense layer, if any, stays float.
     Raises `CheckFailed` unless every convolution really runs in int8.
     """
-    with task("calibrating ONNX int8", len(pixels)) as advance, _quiet():
-        quantized = _quantize(model, _Calibration(model.graph.input[0].name, pixels, advance))
-    executed = executed_operators(quantized.SerializeToString())
-    convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
-    if executed["QLinearConv"] != convolutions:
-        raise CheckFailed(
-            f"Only {executed['QLinearConv']} of {convolutions} convolutions would run in int8.",
-            "This is a fault in the conversion; please report it with the model's card.json.",
-        )
-    return quantized
+    from edgetl.quantize.onnx_int8 import calibrate  # which uses this module
 
-
-def _quantize(model: onnx.ModelProto, calibration: CalibrationDataReader) -> onnx.ModelProto:
-    with tempfile.TemporaryDirectory() as folder:
-        source, prepared, target = (
-            Path(folder) / name for name in ("source.onnx", "prepared.onnx", "int8.onnx")
-        )
-        onnx.save(model, source)
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        dense = last_dense(onnx.load(prepared))  # preparing renames what it fuses
-        quantize_static(
-            prepared,
-            target,
-            calibration,
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTIZED),
-            nodes_to_exclude=[dense] if dense else [],
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        return onnx.load(target)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantizer logs through the root logger."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return calibrate(model, pixels).build(Recipe())
 
 
 def executed_operators(content: bytes) -> Counter[str]:

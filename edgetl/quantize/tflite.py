@@ -1,11 +1,11 @@
 """TFLite models with fewer bits, made from the float file by AI Edge Quantizer."""
 
 import io
-import os
+import re
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from ai_edge_quantizer import qtyping, quantizer, recipe
 from numpy.typing import NDArray
 
 from edgetl.errors import CheckFailed
-from edgetl.progress import task
 from edgetl.quiet import native_output_hidden
 
 Ranges = dict[str, dict[str, NDArray[np.float32]]]  # tensor name -> {"min", "max"}
@@ -23,102 +22,92 @@ LOGITS = "logits"  # edgetl.keras.network calls the last Dense layer so
 _FLOAT_ENDS = (qtyping.TFLOperationName.SOFTMAX, qtyping.TFLOperationName.OUTPUT)
 
 
+class Refused(CheckFailed):
+    """AI Edge Quantizer does not take the network."""
+
+
 def to_dynamic_range(model: bytes) -> bytes:
-    """int8 weights; activations are quantized on the way, image by image."""
-    return _quantize(model, recipe.dynamic_wi8_afp32(), None)
-
-
-def to_int8(model: bytes, ranges: Ranges) -> bytes:
-    """Static int8 with per-channel weights. Raises `CheckFailed` unless every convolution is int8."""
-    quantized = _quantize(model, recipe.static_wi8_ai8(), ranges)
-    inputs = convolution_inputs(quantized)
-    if set(inputs) != {schema.TensorType.INT8}:
-        raise CheckFailed(
-            f"Not every convolution is int8: {dict(inputs)}.",
-            "This is a fault in the conversion; please report it.",
-        )
-    return quantized
+    """int8 weights; activations are quantized on the way, image by image. Raises `CheckFailed`."""
+    return quantize(model, recipe.dynamic_wi8_afp32(), None)
 
 
 def to_int8_weights_int16(model: bytes, ranges: Ranges) -> bytes:
     """int8 weights, int16 activations: near float accuracy, for accelerators that have it; slow on CPUs."""
-    return _quantize(model, recipe.static_wi8_ai16(), ranges)
+    return quantize(model, recipe.static_wi8_ai16(), ranges)
 
 
-def measure_ranges(model: bytes, pixels: NDArray[np.uint8]) -> Ranges:
-    """The true smallest and largest value of every activation over images, uint8 RGB [N, H, W, 3].
+def to_int8(model: bytes, ranges: Ranges, float_tensors: Sequence[str] = ()) -> bytes:
+    """Static int8 weights per output channel and int8 activations per tensor. Raises `CheckFailed`.
 
-    The quantizer's own calibration takes a moving average, which cuts off what only some images reach; it is
-    asked once, for the names of the tensors it wants to know.
+    `float_tensors` names what is computed in float32 nevertheless, by the tensors that operators make.
     """
-    asked = _calibrate_once(model, pixels[:1])
-    with warnings.catch_warnings(), native_output_hidden():
-        warnings.simplefilter("ignore")  # it warns that keeping all tensors needs memory
-        interpreter = Interpreter(
-            model_content=model, num_threads=os.cpu_count(), experimental_preserve_all_tensors=True
-        )
-    interpreter.allocate_tensors()
-    image = interpreter.get_input_details()[0]["index"]
-    indices = {detail["name"]: detail["index"] for detail in interpreter.get_tensor_details()}
-    wanted = {name: indices[name] for name in asked if name in indices}
-    low = dict.fromkeys(wanted, np.inf)
-    high = dict.fromkeys(wanted, -np.inf)
-    with task("calibrating TFLite int8", len(pixels)) as advance:
-        for start in range(len(pixels)):
-            interpreter.set_tensor(image, pixels[start : start + 1])
-            interpreter.invoke()
-            for name, index in wanted.items():
-                values = interpreter.get_tensor(index)
-                low[name] = min(low[name], float(values.min()))
-                high[name] = max(high[name], float(values.max()))
-            advance(1)
-    return {name: _with_range(value, low.get(name), high.get(name)) for name, value in asked.items()}
+    return quantize(model, recipe.static_wi8_ai8(), ranges, float_tensors)
 
 
-def convolution_inputs(model: bytes) -> Counter[int]:
-    """Tensor types (of the TFLite schema) that the convolutions of a model read, with counts."""
-    graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
-    found: Counter[int] = Counter()
-    for operator in graph.subgraphs[0].operators:
-        code = graph.operatorCodes[operator.opcodeIndex].builtinCode
-        if code == schema.BuiltinOperator.CONV_2D:
-            found[graph.subgraphs[0].tensors[operator.inputs[0]].type] += 1
-    return found
+def tensors_to_measure(model: bytes, pixels: NDArray[np.uint8]) -> Ranges:
+    """Which tensors the quantizer wants to know, with ranges in the shape that it uses.
 
-
-def _with_range(
-    asked: dict[str, Any], low: float | None, high: float | None
-) -> dict[str, NDArray[np.float32]]:
-    """The measured range in the shape the quantizer uses; its own where a tensor cannot be read."""
-    if low is None or high is None:
-        return asked
-    shape = np.shape(asked["min"])
-    return {"min": np.full(shape, low, np.float32), "max": np.full(shape, high, np.float32)}
-
-
-def _calibrate_once(model: bytes, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-    made = quantizer.Quantizer(bytearray(model))
-    made.load_quantization_recipe(recipe.static_wi8_ai8())
+    The numbers are those of `pixels`, one image [1, H, W, 3]: of more, the quantizer would take a moving
+    average, which cuts off what only some images reach.
+    """
     (name,) = Interpreter(model_content=model).get_signature_list()["serving_default"]["inputs"]
-    with _quiet():
-        found: dict[str, Any] = made.calibrate({"serving_default": [{name: pixels}]})
+    with _quiet(), _failures_explained():
+        made = quantizer.Quantizer(bytearray(model))
+        made.load_quantization_recipe(recipe.static_wi8_ai8())
+        found: Ranges = made.calibrate({"serving_default": [{name: pixels}]})
     return found
 
 
-def _quantize(model: bytes, wanted: Any, ranges: Ranges | None) -> bytes:
-    made = quantizer.Quantizer(bytearray(model))
-    made.load_quantization_recipe(wanted)
-    for operation in _FLOAT_ENDS:  # probabilities in steps of 1/256 would make ties
-        made.update_quantization_recipe(
-            regex=".*", operation_name=operation, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
+def graph_of(model: bytes) -> Any:
+    """A file as objects of the TFLite schema (`ModelT`); constants are views of `model`."""
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+
+
+def convolutions_of(graph: Any) -> list[Any]:
+    """The convolutions (`OperatorT`) of a `ModelT` in their order."""
+    codes = [code.builtinCode for code in graph.operatorCodes]
+    convolution = schema.BuiltinOperator.CONV_2D
+    return [
+        operator for operator in graph.subgraphs[0].operators if codes[operator.opcodeIndex] == convolution
+    ]
+
+
+def quantize(model: bytes, wanted: Any, ranges: Ranges | None, float_tensors: Sequence[str] = ()) -> bytes:
+    """What AI Edge Quantizer makes of a float32 file by one of its recipes; ends and logits stay float.
+
+    Raises `CheckFailed` when it refuses.
+    """
+    with _quiet(), _failures_explained():
+        made = quantizer.Quantizer(bytearray(model))
+        made.load_quantization_recipe(wanted)
+        for operation in _FLOAT_ENDS:  # probabilities in steps of 1/256 would make ties
+            made.update_quantization_recipe(
+                regex=".*", operation_name=operation, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
+            )
+        made.update_quantization_recipe(  # for the reason that quantize.onnx.last_dense gives
+            regex=f".*{LOGITS}.*",
+            operation_name=qtyping.TFLOperationName.FULLY_CONNECTED,
+            algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
         )
-    made.update_quantization_recipe(  # for the reason that quantize.onnx.last_dense gives
-        regex=f".*{LOGITS}.*",
-        operation_name=qtyping.TFLOperationName.FULLY_CONNECTED,
-        algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
-    )
-    with _quiet():
-        return bytes(made.quantize(ranges).quantized_model)
+        if float_tensors:  # an operator goes by the names of what it makes, each with ; behind it
+            made.update_quantization_recipe(
+                regex=f"^({'|'.join(map(re.escape, float_tensors))});$",
+                operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+                algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
+            )
+        return bytes(made.quantize(deepcopy(ranges)).quantized_model)  # it changes ranges that it is given
+
+
+@contextmanager
+def _failures_explained() -> Iterator[None]:
+    """The quantizer raises errors of all kinds for networks that it cannot quantize."""
+    try:
+        yield
+    except Exception as error:
+        raise Refused(
+            f"AI Edge Quantizer refuses the network: {type(error).__name__}: {error}",
+            "Export another precision (--precision fp32,fp16) or ONNX (--format onnx), and report this.",
+        ) from error
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from edgetl.report import (
     table,
     two,
 )
+from edgetl.report.search import searched
 from edgetl.report.words import cut_in_words, kept_in_words
 from edgetl.results import Disagreement, Scores
 
@@ -53,7 +54,7 @@ def page(card: ModelCard, thumbnails: Mapping[str, bytes] | None) -> str:
         ("Data", _data(card)),
         ("Training", _training(card)),
         ("Accuracy", _accuracy(card, scores)),
-        ("Exported files", _artifacts(card, rows)),
+        ("Exported files", _artifacts(card, rows) + searched(card)),
         ("Size, accuracy and speed", _plot(card, rows, scores)),
         ("Where they disagree", _gallery(card, rows, thumbnails)),
         ("Run it", _usage(card, rows)),

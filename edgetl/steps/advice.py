@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from edgetl.images import WHITE
+from edgetl.power import images_needed
 from edgetl.results import DataReport, Finding
-from edgetl.statistics import tango_upper
+from edgetl.statistics import exact_upper
 
 FEW_TRAINING_IMAGES = 20  # of a class; a frozen trunk with a linear head still generalises from about as many
 LARGE_IMBALANCE = 10.0
@@ -34,15 +35,12 @@ def advise(report: DataReport, traits: Mapping[str, tuple[float, ...]]) -> DataR
 
 def smallest_provable_drop(images: int) -> float:
     """The drop in points that `images` certification images prove absent if not one of them turns wrong."""
-    return 100 * tango_upper(0, 0, images)
+    return 100 * exact_upper(0, 0, images)
 
 
 def images_to_prove(drop_points: float) -> int:
     """The least number of certification images that can prove a drop below `drop_points`."""
-    images = 1
-    while smallest_provable_drop(images) > drop_points:
-        images += 1
-    return images
+    return images_needed(drop_points / 100, discordance=0.0)
 
 
 def _about_labels(report: DataReport) -> Iterator[Finding]:

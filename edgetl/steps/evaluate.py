@@ -26,6 +26,10 @@ def evaluate(model: Model, data: Path | None, config: EvalConfig) -> Scores:
     Only certification scores are added to the card. Raises `DataError` when `data` has unknown classes or
     none, or when the certification images are not where they were.
     """
+    if config.renew_reference:
+        from edgetl.steps.renew import renew
+
+        model = renew(model, config)
     name = config.artifact or default_name(model)
     classifier = open_named(model, name, config.threads)
     if data is None:

@@ -34,7 +34,7 @@ from edgetl.keras.weights import load_trunk
 from edgetl.keras.workplace import FINISHED, check_place, publish, working_folder
 from edgetl.progress import COMMAND_SECONDS, say
 from edgetl.records import to_json
-from edgetl.reference import CALIBRATION_FILE, write_file_list, write_reference
+from edgetl.reference import write_file_lists, write_reference
 from edgetl.scoring import score
 
 EDGETL_VERSION = version("edgetl")
@@ -96,6 +96,8 @@ def _card(run: Run, trained: Trained, place: Path) -> ModelCard:
         reference=Reference(REFERENCE_FILE, "", 0, 0),
         keras_sha256="",
         artifacts=(),
+        tried=(),
+        explained=(),
         scores={},
         parity={},
         timing={},
@@ -115,7 +117,7 @@ def _write(trained: Trained, card: ModelCard, folder: Path) -> ModelCard:
         _IMAGES_AT_ONCE,
         "reference of the certification images",
     )
-    write_file_list(folder / CALIBRATION_FILE, dataset.roles[Role.CALIBRATION])
+    write_file_lists(folder, dataset.roles[Role.CALIBRATION], dataset.roles[Role.TUNING])
     stored = write_reference(folder / REFERENCE_FILE, certification, probabilities, card.data.seed)
     write_atomically(folder / HISTORY_FILE, history_csv(card.training.history))
     digest = sha256_of(folder / REFERENCE_FILE)

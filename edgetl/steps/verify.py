@@ -1,5 +1,6 @@
 """`edgetl verify`: every artifact against the full-precision network, with a verdict. Needs no TensorFlow."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,13 +12,16 @@ from edgetl.engines import open_classifier, run_batches
 from edgetl.errors import CheckFailed, DataError, ExitCode, ModelFolderError
 from edgetl.images import PREPROCESSING_VERSION
 from edgetl.machine import instruction_set
+from edgetl.measures import centred_logits, mean_kl, sqnr_db
 from edgetl.progress import say
 from edgetl.reference import ReferenceData, certification_images, read_reference
-from edgetl.results import Disagreement, Parity
+from edgetl.results import ClassLoss, Disagreement, Parity, Scores
 from edgetl.scoring import score
-from edgetl.statistics import Verdict, centred_logits, judge, mean_kl, paired_drop, sqnr_db
+from edgetl.statistics import Verdict, class_drops, drop_of, exact_p, holm, judge, paired_drop
 
+ALPHA = 0.05
 SHOWN_DISAGREEMENTS = 24
+SHOWN_CLASSES = 20
 CERTIFICATION = "certification images"
 STORED = "stored samples"
 
@@ -53,17 +57,19 @@ def verify(model: Model, config: VerifyConfig) -> tuple[Model, Verified]:
         raise ModelFolderError(
             f"The reference was made by preprocessing version {model.card.input.preprocessing_version}; "
             f"this edgetl has version {PREPROCESSING_VERSION} and may decode other pixels.",
-            "Train again, or verify with the edgetl version that trained.",
+            f"Renew the reference: edgetl eval {model.folder} --renew-reference",
         )
     sample = read_sample(model, config)
-    verdicts = []
+    found, scores = [], {}
     for artifact in list(chosen_artifacts(model, config.artifact)):
         classifier = open_classifier(model, artifact, config.threads)
         probabilities = run_batches(classifier, sample.pixels, config.batch, f"verifying {artifact.name}")
-        parity = compare(artifact, sample, probabilities, model.card.labels, config.max_drop)
-        verdicts.append(parity)
-        model = _remember(model, parity, sample, probabilities)
-    return model, Verified(str(model.folder), config.max_drop, tuple(verdicts), int(exit_code_of(verdicts)))
+        found.append(compare(artifact, sample, probabilities, model.card.labels, config.max_drop))
+        scores[artifact.name] = score(artifact.name, "certification", probabilities, sample.labels)
+    verdicts = with_holm(found)
+    if sample.source == CERTIFICATION:
+        model = remember(model, verdicts, scores)
+    return model, Verified(str(model.folder), config.max_drop, verdicts, int(exit_code_of(verdicts)))
 
 
 def read_sample(model: Model, config: VerifyConfig) -> Sample:
@@ -112,7 +118,8 @@ def compare(
             "Export the model again.",
         )
     reference_top, candidate_top = sample.probabilities.argmax(axis=1), probabilities.argmax(axis=1)
-    drop = paired_drop(reference_top == sample.labels, candidate_top == sample.labels)
+    right, still_right = reference_top == sample.labels, candidate_top == sample.labels
+    drop = paired_drop(right, still_right, ALPHA)
     verdict, more = judge(drop, max_drop / 100)
     logits, candidate_logits = centred_logits(sample.probabilities), centred_logits(probabilities)
     return Parity(
@@ -130,11 +137,30 @@ def compare(
         max_difference=float(np.abs(probabilities - sample.probabilities).max()),
         mean_kl=mean_kl(sample.probabilities, probabilities),
         sqnr_db=sqnr_db(logits, candidate_logits),
+        p_value=exact_p(drop.harmful, drop.helpful, drop.images, max_drop / 100),
+        p_adjusted=float("nan"),
         verdict=verdict,
         more_images=more,
         instruction_set=instruction_set(),
+        classes=_class_losses(right, still_right, sample.labels, labels),
         disagreements=_disagreements(sample, probabilities, labels),
     )
+
+
+def _class_losses(
+    right: NDArray[np.bool_],
+    still_right: NDArray[np.bool_],
+    truth: NDArray[np.int64],
+    labels: tuple[str, ...],
+) -> tuple[ClassLoss, ...]:
+    """Classes whose images changed, those that lose most surely first."""
+    found = class_drops(right, still_right, truth, len(labels))
+    losses = [
+        ClassLoss(label, one.images, one.harmful, one.helpful, one.p_worse, one.p_adjusted)
+        for label, one in zip(labels, found, strict=True)
+        if one.harmful + one.helpful > 0
+    ]
+    return tuple(sorted(losses, key=lambda one: one.p_value)[:SHOWN_CLASSES])
 
 
 def _disagreements(
@@ -157,21 +183,33 @@ def _disagreements(
     )
 
 
-def _remember(model: Model, parity: Parity, sample: Sample, probabilities: NDArray[np.float32]) -> Model:
-    """Note the verdict, and the scores, which cost nothing more, when all certification images were used."""
-    if sample.source != CERTIFICATION:
-        return model
-    scores = score(parity.artifact, "certification", probabilities, sample.labels)
+def with_holm(found: Sequence[Parity]) -> tuple[Parity, ...]:
+    """Verdicts that hold together: with twenty files, one would pass by luck at 5 % each. Holm 1979."""
+    adjusted = holm([parity.p_value for parity in found])
+    return tuple(_adjusted(parity, p, len(found)) for parity, p in zip(found, adjusted, strict=True))
+
+
+def _adjusted(parity: Parity, p_adjusted: float, together: int) -> Parity:
+    """The verdict that holds beside the others; one that no longer passes needs as many images as alone at a
+    level divided by their number.
+    """
+    if together == 1 or p_adjusted <= ALPHA or parity.verdict is not Verdict.PASS:
+        return replace(parity, p_adjusted=p_adjusted)
+    level = ALPHA / together
+    drop = drop_of(parity.harmful, parity.helpful, parity.images, level)
+    _, more = judge(drop, parity.max_drop_points / 100)
+    return replace(parity, p_adjusted=p_adjusted, verdict=Verdict.UNDECIDED, more_images=max(1, more))
+
+
+def remember(model: Model, verdicts: Sequence[Parity], scores: Mapping[str, Scores]) -> Model:
+    """Note verdicts from all certification images, and the scores, which cost nothing more."""
+    named = {parity.artifact: parity for parity in verdicts}
     return model.update(
-        lambda card: replace(
-            card,
-            parity={**card.parity, parity.artifact: parity},
-            scores={**card.scores, parity.artifact: scores},
-        )
+        lambda card: replace(card, parity={**card.parity, **named}, scores={**card.scores, **scores})
     )
 
 
-def exit_code_of(verdicts: list[Parity]) -> ExitCode:
+def exit_code_of(verdicts: Sequence[Parity]) -> ExitCode:
     """3 when one failed, else 5 when one is undecided, else 0."""
     found = {parity.verdict for parity in verdicts}
     if Verdict.FAIL in found:

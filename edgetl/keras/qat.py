@@ -1,0 +1,346 @@
+"""Quantization-aware training: the weights learn to live on the grid of an int8 file.
+
+Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+CVPR 2018, section 3: forward with rounded numbers, backward as if nothing had been rounded. The quantizers
+are those of the TensorFlow Model Optimization Toolkit. Its wrappers are not used: they begin with ranges of
+-6..6, which a slow average leads to where the activations are, and clip everything until then. Here every
+range is given.
+
+What is taught is the full-precision network's own answer (Hinton et al., "Distilling the Knowledge in a
+Neural Network", 2015), so nothing new is learnt. Labels beside it, a higher temperature, and ranges that are
+trained as well made no difference when they were tried.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.card import InputSpec
+from edgetl.errors import EdgetlError
+from edgetl.keras import tf, tf_keras
+from edgetl.keras.checkpoint import Clock
+from edgetl.keras.inputs import in_batches
+from edgetl.keras.network import Layers, above, copy_weights, make_layers, whole
+from edgetl.measures import mean_kl
+from edgetl.pixels import PixelRows
+from edgetl.progress import say, task
+
+Array = NDArray[np.float32]
+LEVELS = 127  # of a weight on either side of 0
+WARM_SHARE = 0.04  # of the steps, in which the rate rises, as in `fit`
+CHECKED_IMAGES = 64  # on which epochs are compared with each other and with the beginning
+# Adam makes whole steps of any gradient. Where the loss changes by less than this many nats when a weight
+# changes by its own size, that would be noise made large: a network that int8 does not harm would be harmed.
+SMALLEST_GRADIENT = 1e-4
+LARGEST_GRADIENT = 1.0  # of all together, in the same unit
+_SMALLEST_RANGE = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class QatImages:
+    """What is trained on; what the images really show is not asked."""
+
+    pixels: PixelRows  # uint8 RGB [N, H, W, 3]
+    probabilities: Array  # [N, classes] of the full-precision network
+
+
+@dataclass(frozen=True)
+class QatSettings:
+    """How it is trained.
+
+    `rate` is a share: of the largest weight of a 3x3 kernel for its weights, of itself for a bias. So it
+    suits networks whose channels are of whatever size.
+    """
+
+    epochs: int = 5
+    seconds: float | None = None  # the same seed gives the same weights only if time does not run out
+    batch: int = 16
+    rate: float = 1e-3
+    levels: int = LEVELS  # 64 for `Recipe.reduced`
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What an int8 file rounds in one layer; None: it stays float."""
+
+    levels: int | None = None  # of weights on either side of 0, with a scale for each output channel
+    high: float | None = None  # of what the layer makes: 256 levels from 0
+    reads: tuple[float, float] | None = None  # of what it reads, unless the layer before has rounded it
+
+
+class RoundedLayer(tf_keras.layers.Layer):  # type: ignore[misc] # Keras has no types
+    """A convolution or Dense layer that computes what an int8 file does, with variables of its own.
+
+    The variables are the weights as shares of their sizes when training begins.
+    """
+
+    def __init__(self, source: Any, rounding: Rounding) -> None:
+        super().__init__(name=f"rounded_{source.name}")
+        kernel, bias = source.get_weights()
+        self._sizes = _kernel_sizes(kernel), _bias_sizes(bias, rounding.high)
+        self._kernel = tf.Variable(kernel / self._sizes[0], name="kernel")
+        self._bias = tf.Variable(bias / self._sizes[1], name="bias")
+        self._activation = source.activation
+        self._rounding = rounding
+
+    def call(self, inputs: Any) -> Any:
+        """Activations [N, H, W, I] -> [N, H, W, O], or features [N, I] -> [N, O]."""
+        rounding = self._rounding
+        if rounding.reads is not None:
+            inputs = _rounded_values(inputs, *rounding.reads)
+        kernel, bias = self._kernel * self._sizes[0], self._bias * self._sizes[1]
+        if rounding.levels is not None:
+            kernel = _rounded_weights(kernel, rounding.levels)
+        is_dense = len(kernel.shape) == 2
+        product = tf.matmul(inputs, kernel) if is_dense else tf.nn.conv2d(inputs, kernel, 1, "SAME")
+        made = self._activation(product + bias)
+        return made if rounding.high is None else _rounded_values(made, 0.0, rounding.high)
+
+    @property
+    def trained(self) -> list[Array]:
+        """Kernel and bias, not rounded."""
+        return [self._kernel.numpy() * self._sizes[0], self._bias.numpy() * self._sizes[1]]
+
+
+def _kernel_sizes(kernel: Array) -> Array:
+    """[I, O] the largest weight of each 3x3 kernel of [3, 3, I, O], or of each row of [I, O].
+
+    At least one level of the output channel, so that a weight of 0 can move.
+    """
+    absolute = np.abs(kernel)
+    own = absolute.max(axis=(0, 1)) if kernel.ndim == 4 else absolute.max(axis=1, keepdims=True)
+    return _above_zero(np.maximum(own, absolute.reshape(-1, kernel.shape[-1]).max(axis=0) / LEVELS))
+
+
+def _bias_sizes(bias: Array, high: float | None) -> Array:
+    """[O] its own size and at least one level; those of a layer without range share the largest one's."""
+    absolute = np.abs(bias)
+    return _above_zero(np.maximum(absolute, absolute.max() if high is None else np.float32(high / 255)))
+
+
+def _above_zero(sizes: Array) -> Array:
+    return np.where(sizes > 0, sizes, np.float32(1))
+
+
+def _rounded_weights(kernel: Any, levels: int) -> Any:
+    """Weights [..., O] on a grid for each output channel: symmetric, the largest one on the last level.
+
+    The quantizer's own grid has 127 levels on either side; a range that is wider makes it coarser.
+    """
+    quantizer = _quantizers().LastValueQuantizer(num_bits=8, per_axis=True, symmetric=True, narrow_range=True)
+    largest = tf.reduce_max(tf.abs(kernel), axis=list(range(len(kernel.shape) - 1)))
+    ends = tf.maximum(largest, _SMALLEST_RANGE) * (LEVELS / levels)
+    # With "training" it would look for the range itself, in variables that begin with -6 and 6.
+    return quantizer(kernel, training=False, weights={"min_var": -ends, "max_var": ends})
+
+
+def _rounded_values(values: Any, low: float, high: float) -> Any:
+    """Activations on 256 levels from `low` to `high`, shifted so that 0 is one of them; clipped beyond."""
+    quantizer = _quantizers().FixedQuantizer(num_bits=8, init_min=low, init_max=high, narrow_range=False)
+    return quantizer(values, training=False, weights={})
+
+
+def _quantizers() -> Any:
+    """Of the toolkit, which is slow to import and does so in a way that Python warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorflow_model_optimization as toolkit
+    return toolkit.quantization.keras.quantizers
+
+
+def fake_quantized(
+    layers: Layers,
+    highs: Sequence[float],
+    *,
+    levels: int = LEVELS,
+    image_range: tuple[float, float] | None = None,
+) -> Any:
+    """A model like `whole` that computes in float32 what the int8 file of `layers` does in integers.
+
+    highs: of each convolution's activations, behind its ReLU. image_range: of the preprocessed calibration
+    images; without it, of all images there could be. The last Dense layer stays float, and so does what a
+    hidden one makes, though not its weights. Raises `ValueError` for highs that are not those of a network
+    like this.
+    """
+    rounded, _ = _rounded_layers(layers, highs, levels, image_range)
+    return whole(rounded)
+
+
+def quantization_aware(
+    layers: Layers,
+    images: QatImages,
+    settings: QatSettings,
+    highs: Sequence[float],
+    *,
+    image_range: tuple[float, float] | None = None,
+) -> Layers:
+    """New float32 layers whose int8 file, made with the ranges `highs`, is nearer to the network taught.
+
+    The trained weights are not rounded; an export rounds them as training did. Of the epochs the one counts
+    after which the divergence is least; if training never makes it less, the weights are those of `layers`.
+    `highs` and `image_range` as in `fake_quantized`. The export has to use the same: weights that learnt to
+    live with clipped activations are worse off with ranges measured anew.
+
+    Raises `EdgetlError` when training diverges, `ValueError` for highs or images of another network.
+    """
+    if not 0 < len(images.pixels) == len(images.probabilities):
+        raise ValueError("quantization-aware training needs images, and probabilities for each")
+    tf_keras.utils.set_random_seed(settings.seed)
+    tf.config.experimental.enable_op_determinism()
+    rounded, own = _rounded_layers(layers, highs, settings.levels, image_range)
+    model = above(rounded, None, lambda features: features)
+    optimizer = tf_keras.optimizers.Adam(epsilon=SMALLEST_GRADIENT, global_clipnorm=LARGEST_GRADIENT)
+    optimizer.build(model.trainable_variables)
+    got_better = _train(Run(model, optimizer, images, settings, Clock(settings.seconds, 0.0)))
+    trained = make_layers(layers.network, layers.spec)
+    copy_weights(layers, trained)
+    if got_better:
+        for target, source in zip((*trained.convolutions, *trained.head), own, strict=True):
+            target.set_weights(source.trained)
+    return trained
+
+
+def _rounded_layers(
+    layers: Layers, highs: Sequence[float], levels: int, image_range: tuple[float, float] | None
+) -> tuple[Layers, list[RoundedLayer]]:
+    """`layers` with others in place of all that have weights, and those in order."""
+    convolutions = layers.convolutions
+    if len(highs) != len(convolutions) or not all(0 <= high < math.inf for high in highs):
+        raise ValueError(f"{len(convolutions)} finite ranges are needed, not {list(highs)}")
+    whole(layers)  # builds those that are not
+    roundings = [Rounding(levels, max(float(high), _SMALLEST_RANGE)) for high in highs]
+    roundings[0] = replace(roundings[0], reads=image_range or _largest_image_range(layers.spec))
+    roundings += [Rounding(levels)] * (len(layers.head) - 1) + [Rounding()]
+    weighted = (*convolutions, *layers.head)
+    made = {
+        layer.name: RoundedLayer(layer, rounding) for layer, rounding in zip(weighted, roundings, strict=True)
+    }
+    blocks = {
+        block: tuple(made.get(layer.name, layer) for layer in steps) for block, steps in layers.blocks.items()
+    }
+    head = tuple(made[layer.name] for layer in layers.head)
+    return replace(layers, blocks=blocks, head=head), list(made.values())
+
+
+def _largest_image_range(spec: InputSpec) -> tuple[float, float]:
+    """Of preprocessed images in which every level of every channel occurs; 0 is always in it."""
+    ends = [spec.scale * (level - mean) for level in (0, 255) for mean in spec.mean_rgb]
+    return min(0.0, *ends), max(0.0, *ends)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    model: Any  # uint8 RGB -> logits
+    optimizer: Any
+    images: QatImages
+    settings: QatSettings
+    clock: Clock
+
+    @property
+    def steps(self) -> int:
+        """In all epochs; the last of each may have fewer images."""
+        return self.settings.epochs * -(-len(self.images.pixels) // self.settings.batch)
+
+    def share(self, steps_done: int) -> float:
+        """Done of the steps or of the time, whichever is more."""
+        limit = self.clock.limit_seconds
+        by_time = 0.0 if limit is None else self.clock.seconds / max(limit, 1e-3)
+        return min(1.0, max(steps_done / self.steps, by_time))
+
+    def set_rate(self, steps_done: int) -> None:
+        """A short rise, then half a cosine."""
+        share = self.share(steps_done)
+        rising = min(1.0, (share + 1 / self.steps) / WARM_SHARE)
+        self.optimizer.learning_rate = self.settings.rate * rising * 0.5 * (1 + math.cos(math.pi * share))
+
+    def divergence(self) -> float:
+        """Mean KL(full precision || rounded) of some images, nats."""
+        random = np.random.default_rng(self.settings.seed)
+        some = random.permutation(len(self.images.pixels))[:CHECKED_IMAGES]
+        logits = in_batches(self.model.predict_on_batch, self.images.pixels[some])
+        return mean_kl(self.images.probabilities[some], tf.nn.softmax(logits).numpy())
+
+
+def _train(run: Run) -> bool:
+    """Train the model's variables and leave them as they were best. False: nothing got better."""
+    variables = run.model.trainable_variables
+    before = run.divergence()
+    least, best = before, [variable.numpy() for variable in variables]
+    step = _make_step(run.model, run.optimizer)
+    with _progress(run) as show:
+        for epoch in range(run.settings.epochs):
+            if run.clock.is_over():
+                break
+            _run_epoch(run, step, epoch, show)
+            now = run.divergence()
+            _check_divergence(now, before, run)
+            if now < least:
+                least, best = now, [variable.numpy() for variable in variables]
+    for variable, value in zip(variables, best, strict=True):
+        variable.assign(value)
+    say(f"quantization-aware training: divergence {before:.2g} nats before, {least:.2g} after")
+    return least < before
+
+
+def _check_divergence(now: float, before: float, run: Run) -> None:
+    """Raise `EdgetlError` for a network farther off than it was, and than one that knows nothing can be."""
+    knows_nothing = math.log(run.images.probabilities.shape[1])
+    if not now <= max(before, knows_nothing):  # also when it is not a number
+        raise EdgetlError(
+            f"Quantization-aware training diverged: {now:.3g} nats from the full-precision network, "
+            f"{before:.3g} before (rate {run.settings.rate:g}).",
+            "Use a smaller rate.",
+        )
+
+
+@contextmanager
+def _progress(run: Run) -> Iterator[Callable[[int], None]]:
+    """Takes how many steps are done; shows more where time will end it before the steps do."""
+    with task("quantization-aware training", run.steps) as advance:
+        shown = 0
+
+        def show(steps_done: int) -> None:
+            nonlocal shown
+            now = int(run.share(steps_done) * run.steps)
+            advance(now - shown)
+            shown = now
+
+        yield show
+
+
+def _run_epoch(run: Run, step: Callable[..., None], epoch: int, show: Callable[[int], None]) -> None:
+    """Every image once, in an order of its own; cut short when time is up."""
+    images, batch = run.images, run.settings.batch
+    order = np.random.default_rng((run.settings.seed, epoch)).permutation(len(images.pixels))
+    steps_before = epoch * run.steps // run.settings.epochs
+    for steps_done, start in enumerate(range(0, len(order), batch), steps_before):
+        some = order[start : start + batch]
+        run.set_rate(steps_done)
+        step(images.pixels[some], images.probabilities[some])
+        show(steps_done + 1)
+        if run.clock.is_over():
+            break
+
+
+def _make_step(model: Any, optimizer: Any) -> Callable[..., None]:
+    """A function of images and the probabilities to be learnt that makes one step."""
+    variables = model.trainable_variables
+
+    def step(pixels: Any, probabilities: Any) -> None:
+        with tf.GradientTape() as tape:
+            own = tf.nn.log_softmax(model(pixels, training=True))
+            taught = tf.math.log(tf.maximum(probabilities, np.finfo(np.float32).tiny))
+            divergence = tf.reduce_mean(tf.reduce_sum(probabilities * (taught - own), axis=1))
+        optimizer.apply_gradients(zip(tape.gradient(divergence, variables), variables, strict=True))
+
+    compiled: Callable[..., None] = tf.function(step, reduce_retracing=True)
+    return compiled

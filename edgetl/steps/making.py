@@ -1,0 +1,269 @@
+"""Exported files: from the trained network to bytes with metadata, and into the model folder."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgetl.card import Artifact, Model, with_artifact
+from edgetl.config import Format, Precision
+from edgetl.engines import classifier_of, run_batches
+from edgetl.errors import CheckFailed
+from edgetl.files import write_atomically
+from edgetl.keras.classifier import KerasClassifier
+from edgetl.keras.equalize import equalized
+from edgetl.keras.network import Layers
+from edgetl.keras.qat import LEVELS, QatImages, QatSettings, quantization_aware
+from edgetl.keras.to_onnx import OPSET, to_onnx
+from edgetl.keras.to_tflite import to_int8_tflite, to_tflite
+from edgetl.metadata.onnx import describe
+from edgetl.metadata.tflite import TFLiteMetadata, add_metadata
+from edgetl.progress import say
+from edgetl.quantize import onnx as quantize_onnx
+from edgetl.quantize import onnx_int8, tflite_int8
+from edgetl.quantize import tflite as quantize_tflite
+from edgetl.quantize.recipe import Origin, Recipe
+from edgetl.quantize.targets import CALIBRATED
+from edgetl.reference import read_reference
+
+_IMAGES_AT_ONCE = 32
+_REDUCED_LEVELS = 64  # of a weight on either side of 0
+LARGEST_FLOAT_DIFFERENCE = (
+    1e-3  # of probabilities; float engines differ by rounding only, measured below 1e-5
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which file: `recipe` and `origin` matter for int8 only."""
+
+    form: Format
+    precision: Precision
+    recipe: Recipe = field(default_factory=Recipe)
+    origin: Origin = Origin.TRAINED
+
+    @property
+    def name(self) -> str:
+        """How commands and the card call the artifact: onnx-int8."""
+        return f"{self.form}-{self.precision}"
+
+    @property
+    def file(self) -> str:
+        """In the model folder."""
+        return (
+            f"model.{self.form}"
+            if self.precision is Precision.FP32
+            else f"model_{self.precision}.{self.form}"
+        )
+
+    def in_words(self, names: tuple[str, ...]) -> str:
+        """What was done beyond plain quantization; `names` are those of the convolutions."""
+        recipe = self.recipe
+        done = [
+            word
+            for word, is_so in {
+                "7-bit weights": recipe.reduced,
+                "equalized": self.origin is not Origin.TRAINED,
+                "trained with rounding": self.origin is Origin.RETRAINED,
+                "clipped": recipe.clipped,
+                "biases corrected": recipe.bias_corrected,
+            }.items()
+            if is_so
+        ]
+        if recipe.float_layers:
+            done.append(f"{', '.join(names[layer] for layer in recipe.float_layers)} in float")
+        return "; ".join(done) or "plain"
+
+
+@dataclass(frozen=True)
+class Built:
+    """One file's bytes, metadata included, and what the card notes about how it was made."""
+
+    variant: Variant
+    content: bytes
+    details: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The float models and calibrations that several artifacts share, each made when first needed."""
+
+    layers: Layers
+    pixels: NDArray[np.uint8] | None
+    reduced: bool = False  # whether weights will have 7 bits, where it has to be known beforehand
+
+    @cached_property
+    def onnx(self) -> onnx.ModelProto:
+        """The float32 ONNX model."""
+        return to_onnx(self.layers)
+
+    @cached_property
+    def tflite(self) -> bytes:
+        """The float32 TFLite model."""
+        return to_tflite(self.layers)
+
+    @cached_property
+    def onnx_quantizer(self) -> onnx_int8.OnnxQuantizer:
+        """Makes int8 ONNX files."""
+        return onnx_int8.calibrate(self.onnx, self.calibration_pixels)
+
+    @cached_property
+    def tflite_quantizer(self) -> tflite_int8.TFLiteQuantizer:
+        """Makes int8 TFLite files."""
+        return tflite_int8.calibrate(self.tflite, self.calibration_pixels)
+
+    @cached_property
+    def equalized(self) -> "Sources":
+        """The same function with channels of like size."""
+        highs = [activation.channel_highs for activation in self.onnx_quantizer.activations]
+        return Sources(equalized(self.layers, highs), self.pixels, self.reduced)
+
+    @cached_property
+    def retrained(self) -> "Sources":
+        """Equalized weights that have learnt to live on the grid of an int8 file, from calibration images."""
+        base, pixels = self.equalized, self.calibration_pixels
+        answers = run_batches(
+            KerasClassifier(self.layers), pixels, _IMAGES_AT_ONCE, "reference of the calibration images"
+        )
+        quantizer = base.onnx_quantizer
+        low, high = quantizer.ranges[quantizer.convolutions[0].source]
+        layers = quantization_aware(
+            base.layers,
+            QatImages(pixels, answers),
+            QatSettings(levels=_REDUCED_LEVELS if self.reduced else LEVELS),
+            [activation.high for activation in quantizer.activations],
+            image_range=(float(low), float(high)),
+        )
+        return Sources(layers, pixels, self.reduced)
+
+    def of(self, origin: Origin) -> "Sources":
+        """Of the network that is quantized."""
+        match origin:
+            case Origin.TRAINED:
+                return self
+            case Origin.EQUALIZED:
+                return self.equalized
+            case Origin.RETRAINED:
+                return self.retrained
+
+    @property
+    def calibration_pixels(self) -> NDArray[np.uint8]:
+        """uint8 RGB [N, H, W, 3]."""
+        if self.pixels is None:
+            raise ValueError("calibration images were not read")
+        return self.pixels
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the convolutions."""
+        return tuple(layer.name for layer in self.layers.convolutions)
+
+
+def build(sources: Sources, model: Model, variant: Variant) -> Built:
+    """One file. Raises `CheckFailed` when it would not run as its precision says."""
+    details = {}
+    if variant.precision in CALIBRATED:
+        details["calibration images"] = str(len(sources.calibration_pixels))
+    if variant.precision is Precision.INT8 and variant != Variant(variant.form, Precision.INT8):
+        details["recipe"] = variant.in_words(sources.names)
+    origin = sources.of(variant.origin)
+    if variant.form is Format.ONNX:
+        made = _onnx(origin, variant)
+        describe(made, model.card, variant.precision)
+        onnx.checker.check_model(made)
+        details |= {"opset": str(OPSET), "converter": f"tf2onnx {version('tf2onnx')}"}
+        if variant.precision is not Precision.FP32:
+            details["quantizer"] = f"onnxruntime {version('onnxruntime')}"
+        return Built(variant, made.SerializeToString(), details)
+    details |= {"converter": f"tensorflow {version('tensorflow')}"}
+    if variant.precision not in (Precision.FP32, Precision.FP16):
+        details["quantizer"] = f"ai-edge-quantizer {version('ai-edge-quantizer')}"
+    try:
+        content = _tflite(origin, variant)
+    except quantize_tflite.Refused as refusal:
+        if variant.precision is not Precision.INT8 or variant.recipe.float_layers:
+            raise
+        say(f"{refusal.what} TensorFlow's own converter makes the file, without repairs")
+        content = to_int8_tflite(origin.layers, sources.calibration_pixels)
+        details["quantizer"] = f"tensorflow {version('tensorflow')}"
+    return Built(variant, add_metadata(content, _tflite_metadata(model)), details)
+
+
+def _onnx(sources: Sources, variant: Variant) -> onnx.ModelProto:
+    match variant.precision:
+        case Precision.FP32:
+            return quantize_onnx.copy_of(sources.onnx)
+        case Precision.FP16:
+            return quantize_onnx.to_half(sources.onnx)
+        case Precision.W8A32:
+            return quantize_onnx.to_int8_weights(sources.onnx)
+        case Precision.INT8:
+            return sources.onnx_quantizer.build(variant.recipe)
+        case Precision.W8A16:
+            raise ValueError("there is no such ONNX file")  # wanted_pairs refuses it
+
+
+def _tflite(sources: Sources, variant: Variant) -> bytes:
+    match variant.precision:
+        case Precision.FP32:
+            return sources.tflite
+        case Precision.FP16:
+            return to_tflite(sources.layers, half_precision=True)
+        case Precision.W8A32:
+            return quantize_tflite.to_dynamic_range(sources.tflite)
+        case Precision.INT8:
+            return sources.tflite_quantizer.build(variant.recipe)
+        case Precision.W8A16:
+            return quantize_tflite.to_int8_weights_int16(sources.tflite, sources.tflite_quantizer.ranges)
+
+
+def artifact_of(built: Built) -> Artifact:
+    """What the card says of a file."""
+    return Artifact(
+        name=built.variant.name,
+        file=built.variant.file,
+        format=built.variant.form,
+        precision=built.variant.precision,
+        sha256=hashlib.sha256(built.content).hexdigest(),
+        size_bytes=len(built.content),
+        details=built.details,
+    )
+
+
+def store(model: Model, built: Built) -> Model:
+    """Write a file, then name it in the card."""
+    artifact = artifact_of(built)
+    write_atomically(model.folder / artifact.file, built.content)
+    return model.update(lambda card: with_artifact(card, artifact))
+
+
+def check_float(model: Model, built: Built, threads: int) -> None:
+    """Hold a float file to the stored Keras probabilities before anybody sees it. Raises `CheckFailed`."""
+    reference = read_reference(model)
+    classifier = classifier_of(built.content, built.variant.form, Precision.FP32, threads)
+    probabilities = run_batches(classifier, reference.pixels, 8, f"checking {built.variant.file}")
+    difference = float(np.abs(probabilities - reference.probabilities[reference.stored]).max())
+    if not difference <= LARGEST_FLOAT_DIFFERENCE:  # also when it is not a number
+        raise CheckFailed(
+            f"{built.variant.file} differs from the trained network by {difference:.4f} in a probability.",
+            "This is a fault in the conversion; please report it with the model's card.json.",
+        )
+
+
+def _tflite_metadata(model: Model) -> TFLiteMetadata:
+    card = model.card
+    return TFLiteMetadata(
+        name=card.name,
+        description=(
+            f"Classifies images of {card.input.width}x{card.input.height} pixels "
+            f"into {len(card.labels)} classes."
+        ),
+        version=card.edgetl_version,
+        author="edgetl",
+        license=card.weights.licence,
+        labels=card.labels,
+    )
