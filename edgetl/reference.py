@@ -44,8 +44,10 @@ class ReferenceData:
     pixels: NDArray[np.uint8]  # [stored, H, W, 3]
 
 
-def write_reference(path: Path, images: Images, probabilities: NDArray[np.float32], seed: int) -> int:
-    """Write the reference atomically; returns how many images are stored as pixels."""
+def write_reference(
+    path: Path, images: Images, probabilities: NDArray[np.float32], names: Sequence[str], seed: int
+) -> int:
+    """Write the reference, with the names of the classes, atomically; returns how many images are stored."""
     count = min(STORED_IMAGES, len(images))
     stored = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
     buffer = io.BytesIO()
@@ -54,6 +56,7 @@ def write_reference(path: Path, images: Images, probabilities: NDArray[np.float3
         paths=np.array(images.paths),
         digests=np.array(images.digests),
         labels=images.labels,
+        names=np.array(names),
         probabilities=probabilities.astype(np.float32),
         stored=stored,
         pixels=images.pixels[stored],
@@ -63,7 +66,10 @@ def write_reference(path: Path, images: Images, probabilities: NDArray[np.float3
 
 
 def read_reference(model: Model) -> ReferenceData:
-    """The reference of a model folder. Raises `ModelFolderError` when it is missing or was changed."""
+    """The reference of a model folder.
+
+    Raises `ModelFolderError` when it is missing or was changed, or when the card names other classes.
+    """
     path = model.folder / model.card.reference.file
     if not path.is_file():
         raise ModelFolderError(f"{path} is missing.", "Restore it from a copy, or train again.")
@@ -73,6 +79,12 @@ def read_reference(model: Model) -> ReferenceData:
             "Restore it, or train again.",
         )
     with np.load(path, allow_pickle=False) as file:
+        if tuple(file["names"].tolist()) != model.card.labels:
+            raise ModelFolderError(
+                f"The card of {model.folder} names the classes otherwise than the reference does: "
+                "who reads its answers would be told wrong names.",
+                "Restore card.json from a copy, or train again.",
+            )
         return ReferenceData(
             paths=tuple(file["paths"].tolist()),
             digests=tuple(file["digests"].tolist()),

@@ -123,6 +123,16 @@ def test_training_with_rounding_is_the_last_resort():
     assert [candidate.origin for candidate in tried].count(Origin.RETRAINED) == 1
 
 
+@pytest.mark.parametrize("noisy", [(3,), (1, 6), (0, 5, 9), (2, 7, 12)])
+def test_nothing_is_looked_at_twice(noisy):
+    noise = list(QUIET)
+    for layer in noisy:
+        noise[layer] = 4.0
+    _, tried, _ = searched(noise)
+    looked_at = [(candidate.recipe, candidate.origin) for candidate in tried]
+    assert len(looked_at) == len(set(looked_at))
+
+
 def test_nothing_is_found_where_every_layer_breaks_it():
     found, tried, _ = searched([9.0] * LAYERS)
     assert found is None

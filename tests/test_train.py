@@ -623,7 +623,8 @@ def test_history_file_and_card_agree(trained_once):
 
 def test_the_model_folder_holds_what_it_should(trained_once):
     names = {path.name for path in trained_once.iterdir()}
-    assert names == {"model.keras", "card.json", "reference.npz", "calibration.json", "history.csv"}
+    lists = {"calibration.json", "tuning.json"}
+    assert names == {"model.keras", "card.json", "reference.npz", "history.csv"} | lists
 
 
 def test_roles_are_kept_apart(trained_once):

@@ -157,7 +157,7 @@ def make_data(folder: Path, labels=LABELS) -> Path:
 def _write_real_reference(folder: Path, dataset: Dataset, content: bytes) -> Reference:
     certification = dataset.roles[Role.CERTIFICATION]
     probabilities = OnnxClassifier(content)(certification.pixels)
-    stored = write_reference(folder / REFERENCE_FILE, certification, probabilities, seed=0)
+    stored = write_reference(folder / REFERENCE_FILE, certification, probabilities, dataset.labels, seed=0)
     return Reference(REFERENCE_FILE, sha256_of(folder / REFERENCE_FILE), len(certification), stored)
 
 

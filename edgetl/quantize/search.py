@@ -4,7 +4,7 @@ No file is opened here: a search sees calibration and tuning images as arrays, a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from edgetl.statistics import exact_upper, tango_lower
 
 IMAGES_AT_ONCE = 16
 ALWAYS_SEEN = 64  # images of the smallest margins that every candidate runs: on them candidates are compared
-SENSITIVITY_IMAGES = 32
+SENSITIVITY_IMAGES = 16  # of the smallest margins, where noise shows
 _SAFETY = 1.5  # how much further a logit may move on images not run than on those run
 _MOST_DROPPED = 3  # layers that are tried in int8 again at the end
 
@@ -60,8 +60,7 @@ def look(classifier: Classifier, tuning: Tuning) -> Seen:
     what the logits were seen to move, or when the flips so far already refute the promise.
     """
     logits = centred_logits(tuning.probabilities)
-    ordered = np.sort(logits, axis=1)
-    margins = ordered[:, -1] - ordered[:, -2]
+    margins = margins_of(tuning)
     order = np.argsort(margins, kind="stable")
     count = len(order)
     harmful = helpful = run = 0
@@ -84,6 +83,13 @@ def look(classifier: Classifier, tuning: Tuning) -> Seen:
     divergence = mean_kl(tuning.probabilities[first], np.concatenate(found)[: len(first)])
     upper = tuning.expected_upper(harmful, helpful)
     return Seen(run, harmful, helpful, divergence, upper, upper < tuning.promised)
+
+
+def margins_of(tuning: Tuning) -> NDArray[np.float64]:
+    """[N] how far the second logit is behind the first."""
+    ordered = np.sort(centred_logits(tuning.probabilities), axis=1)
+    margins: NDArray[np.float64] = ordered[:, -1] - ordered[:, -2]
+    return margins
 
 
 class Workshop(Protocol):
@@ -132,7 +138,7 @@ def search(
             best = repaired
     if best.seen.keeps:
         return best
-    found = _with_float_layers(attempt, best)
+    found = _with_one_float_layer(attempt, start) or _with_float_layers(attempt, best)
     if found is not None:
         return found
     retrained = attempt.make(replace(start, bias_corrected=True), Origin.RETRAINED)
@@ -158,13 +164,25 @@ class Attempts:
     shop: Workshop
     tuning: Tuning
     tried: Callable[[Candidate], None]
+    known: dict[tuple[Recipe, Origin], Candidate] = field(default_factory=dict)
 
     def make(self, recipe: Recipe, origin: Origin) -> Candidate:
-        """Build and look."""
-        content = self.shop.build(recipe, origin)
-        candidate = Candidate(recipe, origin, content, look(self.shop.run(content), self.tuning))
-        self.tried(candidate)
-        return candidate
+        """Build and look, once."""
+        if (recipe, origin) not in self.known:
+            content = self.shop.build(recipe, origin)
+            candidate = Candidate(recipe, origin, content, look(self.shop.run(content), self.tuning))
+            self.known[recipe, origin] = candidate
+            self.tried(candidate)
+        return self.known[recipe, origin]
+
+
+def _with_one_float_layer(attempt: Attempts, start: Recipe) -> Candidate | None:
+    """The network as trained but for its most harmful layer: a repair can move harm from there elsewhere."""
+    plain = attempt.make(start, Origin.TRAINED)
+    damage, costs = sensitivity(attempt, plain), attempt.shop.layer_costs
+    worst = max(range(len(costs)), key=lambda layer: damage[layer] / costs[layer])
+    candidate = attempt.make(_floating(plain, [worst]), plain.origin)
+    return candidate if candidate.seen.keeps else None
 
 
 def _with_float_layers(attempt: Attempts, best: Candidate) -> Candidate | None:
@@ -195,7 +213,7 @@ def sensitivity(attempt: Attempts, candidate: Candidate) -> list[float]:
     """The divergence that each layer alone in int8 makes on a few images, nats."""
     count = len(attempt.shop.layer_costs)
     tuning = attempt.tuning
-    some = np.random.default_rng(0).permutation(len(tuning.labels))[:SENSITIVITY_IMAGES]
+    some = np.argsort(margins_of(tuning), kind="stable")[:SENSITIVITY_IMAGES]
     found = []
     for layer in range(count):
         others = [other for other in range(count) if other != layer]
@@ -205,7 +223,7 @@ def sensitivity(attempt: Attempts, candidate: Candidate) -> list[float]:
 
 
 def _without_needless(attempt: Attempts, kept: Candidate, damage: Sequence[float]) -> Candidate:
-    """Put the layers back into int8 that turn out not to matter, those with the most work first."""
+    """Put the layers back into int8 that turn out not to matter, the least harmful for their work first."""
     costs = attempt.shop.layer_costs
     needed = sorted(kept.recipe.float_layers, key=lambda layer: damage[layer] / costs[layer])
     for layer in needed[: min(_MOST_DROPPED, len(needed) - 1)]:

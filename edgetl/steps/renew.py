@@ -32,7 +32,7 @@ def renew(model: Model, config: EvalConfig) -> Model:
     classifier = open_named(model, KERAS, config.threads)
     found = run_batches(classifier, images.pixels, config.batch, "reference of the certification images")
     path = model.folder / REFERENCE_FILE
-    stored = write_reference(path, images, found, model.card.data.seed)
+    stored = write_reference(path, images, found, model.card.labels, model.card.data.seed)
     reference = Reference(REFERENCE_FILE, sha256_of(path), len(images), stored)
     scores = {KERAS: score(KERAS, "certification", found, images.labels)}
     return model.update(

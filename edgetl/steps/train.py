@@ -118,7 +118,9 @@ def _write(trained: Trained, card: ModelCard, folder: Path) -> ModelCard:
         "reference of the certification images",
     )
     write_file_lists(folder, dataset.roles[Role.CALIBRATION], dataset.roles[Role.TUNING])
-    stored = write_reference(folder / REFERENCE_FILE, certification, probabilities, card.data.seed)
+    stored = write_reference(
+        folder / REFERENCE_FILE, certification, probabilities, card.labels, card.data.seed
+    )
     write_atomically(folder / HISTORY_FILE, history_csv(card.training.history))
     digest = sha256_of(folder / REFERENCE_FILE)
     card = replace(
