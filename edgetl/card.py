@@ -3,17 +3,19 @@
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgetl.config import Block, Format, Head, Precision
+from edgetl.config import Block, DataConfig, Format, Head, Precision
 from edgetl.errors import ModelFolderError, UsageError
 from edgetl.files import locked, write_atomically
 from edgetl.records import RecordError, from_plain, parse, to_json
-from edgetl.results import Explained, Parity, Scores, Timing, Tried
+from edgetl.results import Attempt, Explained, LayerCost, Parity, Scores, Timing, Tried
+from edgetl.vgg16 import by_block, widths_up_to
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_OLDER_VERSION = 2  # that can still be read
 CARD_FILE = "card.json"
 KERAS_FILE = "model.keras"
 REFERENCE_FILE = "reference.npz"
@@ -35,13 +37,24 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Network:
-    """VGG16 cut after a block, with a head."""
+    """VGG16 cut after a block, perhaps with fewer channels, with a head."""
 
     cut: Block
     head: Head
     scales: tuple[Block, ...]  # the blocks whose averages the head sees, ascending; the last is the cut
     hidden_units: int  # of the flatten head's Dense layer; 0 with the others
     classes: int
+    widths: tuple[int, ...] = ()  # channels of each convolution where some were removed; else empty
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of each convolution."""
+        return self.widths or widths_up_to(self.cut)
+
+    @property
+    def block_channels(self) -> dict[Block, int]:
+        """Of what each block gives."""
+        return {block: widths[-1] for block, widths in by_block(self.channels, self.cut).items()}
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,9 @@ class DataSummary:
     roles: dict[str, RoleSummary]
     unreadable: int
     leaking: int  # kept out of certification: copies or near copies of images in other roles
+    tuning_share: float  # the shares that were asked for; with the seed they decide who has which role
+    calibration_share: float
+    certification_share: float
 
 
 @dataclass(frozen=True)
@@ -141,6 +157,22 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Compression:
+    """How a network with fewer channels came about, and what it is worth beside the one it came from."""
+
+    parent: str  # name
+    parent_folder: str  # relative to the model folder
+    parent_keras_sha256: str
+    parent_channels: tuple[int, ...]  # of each convolution
+    parent_accuracy: float  # on the certification images, 0..1
+    goals: str  # in words
+    settings: dict[str, str]
+    attempts: tuple[Attempt, ...]  # every network that was trained
+    layers: tuple[LayerCost, ...]
+    parity: tuple[Parity, ...]  # of the network and its files against the parent, on certification images
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """Everything known about a model, in `card.json`."""
 
@@ -154,6 +186,7 @@ class ModelCard:
     weights: TrunkOrigin
     data: DataSummary
     training: TrainingSummary
+    compression: Compression | None
     reference: Reference
     keras_sha256: str
     artifacts: tuple[Artifact, ...]
@@ -230,7 +263,7 @@ def read_card(folder: Path) -> ModelCard:
     try:
         plain = parse(path.read_bytes())
         _check_version(path, plain)
-        return from_plain(ModelCard, plain)
+        return from_plain(ModelCard, _upgraded(plain))
     except OSError as error:
         raise ModelFolderError(
             f"{path} cannot be read: {error.strerror}.", "Check its permissions."
@@ -257,11 +290,25 @@ def _not_a_model(folder: Path) -> ModelFolderError:
 def _check_version(path: Path, plain: Any) -> None:
     """Before anything else is looked at: another version may have other fields."""
     version = plain.get("schema_version") if isinstance(plain, dict) else None
-    if isinstance(version, int) and version != SCHEMA_VERSION:
+    if isinstance(version, int) and version not in {SCHEMA_VERSION, _OLDER_VERSION}:
         raise ModelFolderError(
             f"{path} has schema version {version}; this edgetl reads version {SCHEMA_VERSION}.",
             "Use the edgetl version that made it, or train again.",
         )
+
+
+def _upgraded(plain: Any) -> Any:
+    """A card of the version before as this one would have written it; anything else unchanged."""
+    if not isinstance(plain, dict) or plain.get("schema_version") != _OLDER_VERSION:
+        return plain
+    shares = {field.name: field.default for field in fields(DataConfig) if field.name.endswith("_share")}
+    return {
+        **plain,
+        "schema_version": SCHEMA_VERSION,
+        "network": {**plain.get("network", {}), "widths": []},
+        "data": {**plain.get("data", {}), **shares},
+        "compression": None,
+    }
 
 
 def with_artifact(card: ModelCard, artifact: Artifact) -> ModelCard:

@@ -37,6 +37,16 @@ COMMAND_SECONDS: ContextVar[Callable[[], float] | None] = ContextVar("edgetl_com
 REPORTER: ContextVar[Reporter] = ContextVar("edgetl_reporter", default=Silent())  # noqa: B039 - holds no state
 
 
+@contextmanager
+def silenced() -> Iterator[None]:
+    """For small parts of a task that would each tell of themselves."""
+    token = REPORTER.set(Silent())
+    try:
+        yield
+    finally:
+        REPORTER.reset(token)
+
+
 def task(name: str, total: int | None = None) -> AbstractContextManager[Advance]:
     """Announce a piece of work to whoever watches."""
     return REPORTER.get().task(name, total)

@@ -120,6 +120,36 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class LayerCost:
+    """One convolution before and after channels were removed; milliseconds of one image in int8, here."""
+
+    layer: str
+    channels_before: int
+    channels_after: int  # 0: the layer is gone
+    before_ms: float
+    after_ms: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One smaller network that was trained, by the tuning images and what its int8 ONNX file costs here."""
+
+    widths: tuple[int, ...]  # channels of each convolution
+    parameters: int  # of the whole network
+    giga_macs: float  # multiply-adds of one image, in 1e9
+    size_bytes: int  # of the int8 ONNX file
+    latency_ms: float  # of one image in it, median
+    epochs: int
+    tuning_accuracy: float  # of the int8 file, 0..1
+    images: int  # tuning images
+    harmful: int  # of them: the parent right, the int8 file wrong
+    helpful: int
+    expected_upper_points: float  # of the drop, if certification sees the same shares
+    misses: tuple[str, ...]  # goals: "drop", "size", "latency"
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class Timing:
     """What one artifact costs on this machine."""
 

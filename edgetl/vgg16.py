@@ -3,9 +3,15 @@
 Simonyan & Zisserman, "Very Deep Convolutional Networks", ICLR 2015, configuration D, without dense layers.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 from edgetl.config import Block
+
+Value = TypeVar("Value")
+COLOURS = 3  # channels of the image
 
 BLOCK_WIDTHS = {  # channels of each 3x3 convolution
     Block.BLOCK1: (64, 64),
@@ -14,7 +20,6 @@ BLOCK_WIDTHS = {  # channels of each 3x3 convolution
     Block.BLOCK4: (512, 512, 512),
     Block.BLOCK5: (512, 512, 512),
 }
-_KERNEL = 9  # weights of a 3x3 kernel for each pair of channels
 
 
 def blocks_up_to(last: Block) -> tuple[Block, ...]:
@@ -29,21 +34,33 @@ def block_below(block: Block) -> Block | None:
     return order[order.index(block) - 1] if block is not order[0] else None
 
 
-def conv_shapes(last: Block) -> tuple[tuple[int, int, int, int], ...]:
-    """HWIO kernel shapes of all convolutions up to a block."""
-    channels = 3
-    shapes = []
-    for block in blocks_up_to(last):
-        for width in BLOCK_WIDTHS[block]:
-            shapes.append((3, 3, channels, width))
-            channels = width
-    return tuple(shapes)
+def widths_up_to(last: Block) -> tuple[int, ...]:
+    """Channels of each of VGG16's convolutions up to a block."""
+    return tuple(width for block in blocks_up_to(last) for width in BLOCK_WIDTHS[block])
+
+
+def by_block(values: Sequence[Value], last: Block) -> dict[Block, tuple[Value, ...]]:
+    """What belongs to each convolution up to a block, block by block."""
+    ordered = iter(values)
+    return {block: tuple(itertools.islice(ordered, len(BLOCK_WIDTHS[block]))) for block in blocks_up_to(last)}
+
+
+def conv_shapes(last: Block, widths: Sequence[int] | None = None) -> tuple[tuple[int, int, int, int], ...]:
+    """HWIO kernel shapes of all convolutions up to a block; `widths`: with other channels than VGG16's."""
+    outputs = tuple(widths or widths_up_to(last))
+    inputs = (COLOURS, *outputs[:-1])
+    return tuple((3, 3, before, after) for before, after in zip(inputs, outputs, strict=True))
+
+
+def map_size(height: int, width: int, block: Block) -> tuple[int, int]:
+    """[h, w] of the activations after `block`'s pooling, for an input of so many pixels."""
+    halvings = len(blocks_up_to(block))
+    return height >> halvings, width >> halvings
 
 
 def map_shape(height: int, width: int, block: Block) -> tuple[int, int, int]:
-    """[h, w, C] of the activations after `block`'s pooling, for an input of so many pixels."""
-    halvings = len(blocks_up_to(block))
-    return height >> halvings, width >> halvings, BLOCK_WIDTHS[block][-1]
+    """[h, w, C] of VGG16's activations after `block`'s pooling, for an input of so many pixels."""
+    return *map_size(height, width, block), BLOCK_WIDTHS[block][-1]
 
 
 def multiplications(height: int, width: int, above: Block | None, last: Block) -> float:
@@ -52,15 +69,16 @@ def multiplications(height: int, width: int, above: Block | None, last: Block) -
     return sum(layer_multiplications(height, width, last)[frozen:])
 
 
-def layer_multiplications(height: int, width: int, last: Block) -> tuple[float, ...]:
+def layer_multiplications(
+    height: int, width: int, last: Block, widths: Sequence[int] | None = None
+) -> tuple[float, ...]:
     """Multiply-adds of one image through each convolution up to `last`, forward."""
-    found, channels = [], 3
-    for number, block in enumerate(blocks_up_to(last)):
-        positions = (height >> number) * (width >> number)
-        for out in BLOCK_WIDTHS[block]:
-            found.append(float(positions * _KERNEL * channels * out))
-            channels = out
-    return tuple(found)
+    shapes = by_block(conv_shapes(last, widths), last)
+    return tuple(
+        float((height >> number) * (width >> number) * math.prod(shape))
+        for number, block in enumerate(shapes)
+        for shape in shapes[block]
+    )
 
 
 def grid_side(side: int) -> tuple[int, int]:

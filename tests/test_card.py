@@ -71,11 +71,20 @@ def test_a_wrong_value_is_named_with_its_place(model):
 
 
 @pytest.mark.parametrize("other", [{}, {"invented_later": True}], ids=["same fields", "other fields"])
-@pytest.mark.parametrize("version", [SCHEMA_VERSION - 1, SCHEMA_VERSION + 1])
+@pytest.mark.parametrize("version", [SCHEMA_VERSION - 2, SCHEMA_VERSION + 1])
 def test_another_version_is_refused_as_that_whatever_its_fields(model, version, other):
     change_card(model, schema_version=version, **other)
     with pytest.raises(ModelFolderError, match=f"schema version {version}; this edgetl reads"):
         Model.open(model.folder)
+
+
+def test_a_card_of_the_version_before_is_read_as_this_one_would_have_written_it(model):
+    plain = json.loads((model.folder / CARD_FILE).read_text())
+    del plain["compression"], plain["network"]["widths"]
+    for share in ("tuning_share", "calibration_share", "certification_share"):
+        del plain["data"][share]
+    (model.folder / CARD_FILE).write_text(json.dumps(plain | {"schema_version": SCHEMA_VERSION - 1}))
+    assert Model.open(model.folder).card == model.card
 
 
 def test_a_card_that_may_not_be_read(model, monkeypatch):

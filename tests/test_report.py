@@ -176,7 +176,7 @@ def bare_card(folder, labels=LABELS):
         input=InputSpec(96, 96, (123.68, 116.779, 103.939), 1.0, (255, 255, 255), 1),
         network=Network(Block.BLOCK4, Head.GAP, (Block.BLOCK4,), 0, len(labels)),
         weights=TrunkOrigin("imagenet", "VGG16 trunk", "MIT; CC-BY 4.0", "cd" * 32),
-        data=DataSummary(str(folder), "split folders", 0, roles, 1, 3),
+        data=DataSummary(str(folder), "split folders", 0, roles, 1, 3, 0.12, 0.08, 0.25),
         training=TrainingSummary(
             {"recipe": "default", "minutes": "None", "cosine": "True", "stage head": "16 epochs"},
             (),
@@ -187,6 +187,7 @@ def bare_card(folder, labels=LABELS):
             0.4,
             {"tensorflow": "2.21.0", "numpy": "2.4.6"},
         ),
+        compression=None,
         reference=Reference("reference.npz", "ef" * 32, IMAGES, 32),
         keras_sha256="01" * 32,
         artifacts=(),

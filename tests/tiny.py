@@ -88,7 +88,7 @@ def make_tiny_model(folder: Path, labels=LABELS, size: int = 8, with_reference: 
         assert not dataset.leaking, "the generated images must not look like copies of each other"
         summary, reference = _summarise(dataset), _write_real_reference(folder, dataset, content)
     else:
-        summary = DataSummary("../data", "split folders", 0, {}, 0, 0)
+        summary = DataSummary("../data", "split folders", 0, {}, 0, 0, 0.12, 0.08, 0.25)
         write_atomically(folder / REFERENCE_FILE, b"")
         reference = Reference(REFERENCE_FILE, sha256_of(folder / REFERENCE_FILE), 0, 0)
     write_atomically(folder / CARD_FILE, to_json(_card(folder.name, labels, size, summary, reference)))
@@ -168,7 +168,7 @@ def _summarise(dataset: Dataset) -> DataSummary:
         roles[role.value] = RoleSummary(
             len(members), tuple(counts.tolist()), role_fingerprint(members.digests)
         )
-    return DataSummary(str(dataset.folder.resolve()), dataset.layout, 0, roles, 0, 0)
+    return DataSummary(str(dataset.folder.resolve()), dataset.layout, 0, roles, 0, 0, 0.12, 0.08, 0.25)
 
 
 def _card(name: str, labels, size: int, data: DataSummary, reference: Reference) -> ModelCard:
@@ -184,6 +184,7 @@ def _card(name: str, labels, size: int, data: DataSummary, reference: Reference)
         weights=TrunkOrigin("colours", "tests/tiny.py", "Apache-2.0", "0" * 64),
         data=data,
         training=TrainingSummary({"seed": "0"}, (), (epoch,), "head", 1, 1.0, 0.1, {"numpy": np.__version__}),
+        compression=None,
         reference=reference,
         keras_sha256="0" * 64,
         artifacts=(),

@@ -6,12 +6,26 @@ from typing import Annotated
 
 import typer
 
-from edgetl.cli import bench, cache, data, demo, doctor, evaluate, export, predict, report, train, verify
+from edgetl.cli import (
+    bench,
+    cache,
+    compress,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    predict,
+    report,
+    train,
+    verify,
+)
 from edgetl.cli.command import register
 
 COMMANDS = {
     "data": data.data,
     "train": train.train,
+    "compress": compress.compress,
     "eval": evaluate.evaluate,
     "export": export.export,
     "verify": verify.verify,

@@ -11,7 +11,7 @@ from edgetl.card import InputSpec, Network
 from edgetl.config import Block, Head
 from edgetl.errors import WeightsError
 from edgetl.keras import tf_keras
-from edgetl.vgg16 import BLOCK_WIDTHS, blocks_up_to, conv_shapes, grid_side, map_shape
+from edgetl.vgg16 import blocks_up_to, by_block, conv_shapes, grid_side, map_size
 
 Array = NDArray[np.float32]
 HIDDEN_UNITS = 1024  # of the flatten head
@@ -41,7 +41,7 @@ class Layers:
         """How many numbers the head sees."""
         height, width, _ = activation_shape(self, self.network.cut)
         cells = {Head.GRID: 4, Head.FLATTEN: height * width}.get(self.network.head, 1)
-        return cells * sum(BLOCK_WIDTHS[scale][-1] for scale in self.network.scales)
+        return cells * sum(self.network.block_channels[scale] for scale in self.network.scales)
 
     @property
     def dense(self) -> tuple[Any, ...]:
@@ -58,13 +58,13 @@ def make_layers(network: Network, spec: InputSpec, seed: int = 0, arithmetic: st
     initial = tf_keras.initializers
     policy = "float32" if arithmetic == "float32" else f"mixed_{arithmetic}"
     blocks: dict[Block, tuple[Any, ...]] = {}
-    for block in blocks_up_to(network.cut):
+    for block, widths in by_block(network.channels, network.cut).items():
         convolutions = [
             keras.Conv2D(
                 width, 3, padding="same", activation="relu", name=f"{block}_conv{number}", dtype=policy,
                 kernel_initializer=initial.HeNormal(seed=seed + 100 * list(Block).index(block) + number),
             )
-            for number, width in enumerate(BLOCK_WIDTHS[block], 1)
+            for number, width in enumerate(widths, 1)
         ]  # fmt: skip
         blocks[block] = (*convolutions, keras.MaxPooling2D(name=f"{block}_pool", dtype=policy))
     head: tuple[Any, ...] = ()
@@ -95,7 +95,7 @@ def _pools(network: Network, spec: InputSpec, scale: Block) -> tuple[Any, ...]:
     flatten = keras.Flatten(name=f"flatten_{scale}")
     if network.head is Head.FLATTEN:
         return (flatten,)
-    height, width, _ = map_shape(spec.height, spec.width, scale)
+    height, width = map_size(spec.height, spec.width, scale)
     (kernel_y, stride_y), (kernel_x, stride_x) = grid_side(height), grid_side(width)
     quarters = keras.AveragePooling2D((kernel_y, kernel_x), (stride_y, stride_x), name=f"quarters_{scale}")
     return (quarters, flatten)
@@ -106,6 +106,12 @@ def whole(layers: Layers) -> Any:
     image = tf_keras.Input((layers.spec.height, layers.spec.width, 3), dtype="uint8", name="image")
     output = chain(_features(layers, layers.preprocess(image), None), layers.head)
     return tf_keras.Model(image, tf_keras.layers.Softmax(name="probabilities")(output), name="vgg16")
+
+
+def features_model(layers: Layers) -> Any:
+    """uint8 RGB [N, H, W, 3] -> what the head sees, [N, D]."""
+    image = tf_keras.Input((layers.spec.height, layers.spec.width, 3), dtype="uint8", name="image")
+    return tf_keras.Model(image, _features(layers, layers.preprocess(image), None))
 
 
 def below(layers: Layers, boundary: Block) -> Any:
@@ -150,7 +156,8 @@ def all_blocks(layers: Layers) -> list[Any]:
 
 def activation_shape(layers: Layers, boundary: Block) -> tuple[int, int, int]:
     """[h, w, C] after `boundary`'s pooling."""
-    return map_shape(layers.spec.height, layers.spec.width, boundary)
+    size = map_size(layers.spec.height, layers.spec.width, boundary)
+    return *size, layers.network.block_channels[boundary]
 
 
 def chain(value: Any, steps: Sequence[Any]) -> Any:

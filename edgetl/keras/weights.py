@@ -139,6 +139,11 @@ def _from_model_folder(folder: Path) -> Trunk:
             f"{path} is not the file that training wrote (its SHA-256 differs).",
             "Restore it, or train again.",
         )
+    if card.network.widths:
+        raise WeightsError(
+            f"{folder} was compressed: its trunk has too few channels to train from.",
+            "Name the model folder that it was compressed from.",
+        )
     kernels, biases = _read(path, card.network.cut)
     origin = TrunkOrigin(
         card.name, f"model folder {folder}, itself from {card.weights.name}", card.weights.licence, ""

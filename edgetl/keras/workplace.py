@@ -4,6 +4,7 @@ MODEL            the model folder; it appears, or is replaced, complete
 MODEL.partial/   all work, for one process at a time (flock on .lock)
   plan.json        what was planned, so that a resumed run does the same
   checkpoint.npz   what --resume needs
+  attempts/        smaller networks that compress has trained
   finished/        the complete new model, about to become MODEL
   replaced/        the model that was MODEL until then
 """
@@ -22,10 +23,11 @@ from edgetl.progress import say
 
 CHECKPOINT_FILE = "checkpoint.npz"
 PLAN_FILE = "plan.json"
+ATTEMPTS = "attempts"
 FINISHED = "finished"
 _REPLACED = "replaced"
 _LOCK_FILE = ".lock"
-_WORTH_KEEPING = (CHECKPOINT_FILE, f"{FINISHED}/{CARD_FILE}", f"{_REPLACED}/{CARD_FILE}")
+_WORTH_KEEPING = (CHECKPOINT_FILE, ATTEMPTS, f"{FINISHED}/{CARD_FILE}", f"{_REPLACED}/{CARD_FILE}")
 
 
 def check_place(output: Path, *, overwrite: bool, resume: bool) -> Path:
@@ -64,13 +66,13 @@ def working_folder(place: Path, *, resume: bool) -> Iterator[Path]:
     """`place`.partial, held against other processes; it stays when there is something to go on with."""
     make_folder(_partial_of(place))
     with _held(_partial_of(place)) as partial:
-        if resume and not (partial / CHECKPOINT_FILE).is_file():
+        if resume and not any((partial / name).exists() for name in (CHECKPOINT_FILE, ATTEMPTS)):
             say("nothing to resume: starting from the beginning")
-        _clear(partial, keep={_LOCK_FILE, CHECKPOINT_FILE, PLAN_FILE} if resume else {_LOCK_FILE})
+        _clear(partial, keep={_LOCK_FILE, CHECKPOINT_FILE, PLAN_FILE, ATTEMPTS} if resume else {_LOCK_FILE})
         try:
             yield partial
         finally:
-            if not any((partial / name).is_file() for name in _WORTH_KEEPING):
+            if not any((partial / name).exists() for name in _WORTH_KEEPING):
                 shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -95,14 +97,16 @@ def _held(partial: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
-                f"Another edgetl train is at work in {partial}.", "Wait until it ends, or choose another -o."
+                f"Another edgetl is at work in {partial}.", "Wait until it ends, or choose another -o."
             ) from error
         yield partial
 
 
 def _clear(partial: Path, keep: set[str]) -> None:
     for child in partial.iterdir():
+        if child.name in keep:
+            continue
         if child.is_dir():
             shutil.rmtree(child)
-        elif child.name not in keep:
+        else:
             child.unlink()

@@ -46,14 +46,26 @@ class Kept:
     exit_code: ExitCode
 
 
-def keep(model: Model, config: ExportConfig, goals: Goals, sources: Sources) -> tuple[Model, Kept]:
+@dataclass(frozen=True)
+class Judge:
+    """The full-precision network that files are compared with."""
+
+    model: Model
+    sources: Sources
+
+
+def keep(
+    model: Model, config: ExportConfig, goals: Goals, sources: Sources, judge: Judge | None = None
+) -> tuple[Model, Kept]:
     """For each format the best file that provably keeps to all goals; nothing is written that does not.
 
-    Raises `Undecidable` before any work when so few certification images cannot carry the promise.
+    `judge`: another network than the model's own, with the same roles. Raises `Undecidable` before any work
+    when so few certification images cannot carry the promise.
     """
-    check_roles_apart(model)
-    _refuse_too_few(model, goals)
-    tuning = _tuning(model, config, goals, sources)
+    judge = judge or Judge(model, sources)
+    check_roles_apart(judge.model)
+    refuse_too_few(judge.model, goals)
+    tuning = tuning_of(judge, config, goals)
     reached = _covered(sources, tuning)
     if reached < LEAST_COVERED:
         say(
@@ -69,7 +81,7 @@ def keep(model: Model, config: ExportConfig, goals: Goals, sources: Sources) -> 
     model = model.update(lambda card: replace(card, tried=tuple(tried), explained=tuple(explained)))
     if not chosen:
         return model, Kept((), tuple(tried), tuple(explained), (), ExitCode.CHECK_FAILED)
-    model, verdicts = _certify(model, config, goals, chosen)
+    model, verdicts = _certify(model, config, goals, chosen, judge.model)
     passed = [parity.artifact for parity in verdicts if parity.verdict is Verdict.PASS]
     artifacts = tuple(model.artifact(name) for name in passed)
     return model, Kept(artifacts, tuple(tried), tuple(explained), verdicts, exit_code_of(verdicts))
@@ -83,7 +95,8 @@ def _covered(sources: Sources, tuning: Tuning) -> float:
     )
 
 
-def _refuse_too_few(model: Model, goals: Goals) -> None:
+def refuse_too_few(model: Model, goals: Goals) -> None:
+    """Raise `Undecidable` where not even a perfect file could be proven."""
     have, needed = model.card.reference.images, images_to_prove(100 * goals.max_drop)
     if have < needed:
         raise Undecidable(
@@ -93,8 +106,9 @@ def _refuse_too_few(model: Model, goals: Goals) -> None:
         )
 
 
-def _tuning(model: Model, config: ExportConfig, goals: Goals, sources: Sources) -> Tuning:
+def tuning_of(judge: Judge, config: ExportConfig, goals: Goals) -> Tuning:
     """The tuning images with what the full-precision network says of them."""
+    model, sources = judge.model, judge.sources
     images = read_tuning_images(model, config.data or model.data_folder, MOST_TUNING_IMAGES)
     full = build(sources, model, Variant(Format.ONNX, Precision.FP32))
     check_float(model, full, config.threads)
@@ -119,8 +133,8 @@ class Formats:
     @property
     def layer_costs(self) -> Sequence[float]:
         """See `Workshop`."""
-        spec, cut = self.model.card.input, self.model.card.network.cut
-        return layer_multiplications(spec.height, spec.width, cut)
+        spec, network = self.model.card.input, self.model.card.network
+        return layer_multiplications(spec.height, spec.width, network.cut, network.channels)
 
     def build(self, recipe: Recipe, origin: Origin) -> bytes:
         """See `Workshop`."""
@@ -178,7 +192,7 @@ class Formats:
         variant = built.variant
         classifier = classifier_of(built.content, self.form, variant.precision, self.config.threads)
         seen = seen or look(classifier, self.tuning)
-        latency_ms = _latency_ms(classifier, self.tuning.pixels)
+        latency_ms = latency_of(classifier, self.tuning.pixels)
         tried = Tried(
             format=str(self.form),
             precision=str(variant.precision),
@@ -202,8 +216,8 @@ class Formats:
         )
 
 
-def _latency_ms(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
-    """Median of one image, after one that is not counted."""
+def latency_of(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
+    """Milliseconds of one image, the median, after one that is not counted."""
     classifier(pixels[:1])
     times: list[float] = []
     until = time.perf_counter() + TIMED_SECONDS
@@ -215,13 +229,13 @@ def _latency_ms(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
 
 
 def _certify(
-    model: Model, config: ExportConfig, goals: Goals, chosen: Sequence[Built]
+    model: Model, config: ExportConfig, goals: Goals, chosen: Sequence[Built], judge: Model
 ) -> tuple[Model, tuple[Parity, ...]]:
     """The only place of an export that opens certification images, when nothing is left to choose.
 
     Files that pass are stored.
     """
-    sample = read_sample(model, VerifyConfig(data=config.data))
+    sample = read_sample(judge, VerifyConfig(data=config.data))
     found, scores = [], {}
     for built in chosen:
         artifact = artifact_of(built)

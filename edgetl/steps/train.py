@@ -20,13 +20,13 @@ from edgetl.card import (
     RoleSummary,
     TrainingSummary,
 )
-from edgetl.config import Recipe, TrainConfig
+from edgetl.config import DataConfig, Recipe, TrainConfig
 from edgetl.dataset import Dataset, Images, Role, role_fingerprint
 from edgetl.engines import run_batches
 from edgetl.files import make_folder, replacing, sha256_of, write_atomically
 from edgetl.keras.classifier import KerasClassifier
 from edgetl.keras.history import HISTORY_FILE, history_csv, versions
-from edgetl.keras.network import whole
+from edgetl.keras.network import Layers, whole
 from edgetl.keras.parallel import communicating
 from edgetl.keras.recipes import Run, Trained, train_by_plan, train_classic
 from edgetl.keras.schedule import refuse_contradictions
@@ -63,7 +63,9 @@ def train(data: Path, output: Path, config: TrainConfig) -> Model:
             run = Run(config, data, partial, trunk, began, communication)
             _agree(run)
             trained = train_classic(run) if config.recipe is Recipe.CLASSIC else train_by_plan(run)
-            card = _write(trained, _card(run, trained, place), partial / FINISHED)
+            card = write_folder(
+                trained.layers, trained.dataset, _card(run, trained, place), partial / FINISHED
+            )
             publish(partial, place)
     _tell_time(run, trained)
     return Model(output, card)
@@ -91,8 +93,9 @@ def _card(run: Run, trained: Trained, place: Path) -> ModelCard:
         input=trained.layers.spec,
         network=trained.layers.network,
         weights=run.trunk.origin,
-        data=summarise(trained.dataset, trained.schedule.seed, place),
+        data=summarise(trained.dataset, run.config, place),
         training=_training_summary(trained),
+        compression=None,
         reference=Reference(REFERENCE_FILE, "", 0, 0),
         keras_sha256="",
         artifacts=(),
@@ -104,9 +107,8 @@ def _card(run: Run, trained: Trained, place: Path) -> ModelCard:
     )
 
 
-def _write(trained: Trained, card: ModelCard, folder: Path) -> ModelCard:
+def write_folder(layers: Layers, dataset: Dataset, card: ModelCard, folder: Path) -> ModelCard:
     """Write the network, its reference and, when all else is there, the card into `folder`."""
-    layers, dataset = trained.layers, trained.dataset
     make_folder(folder)
     with replacing(folder / KERAS_FILE) as temporary:
         whole(layers).save(temporary)
@@ -163,15 +165,18 @@ def _in_words(value: object) -> str:
     return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def summarise(dataset: Dataset, seed: int, place: Path) -> DataSummary:
+def summarise(dataset: Dataset, config: DataConfig, place: Path) -> DataSummary:
     """What the card of a model at `place` keeps of a dataset; a relative path names nobody's home."""
     return DataSummary(
         folder=os.path.relpath(dataset.folder.resolve(), place.resolve()),
         layout=dataset.layout,
-        seed=seed,
+        seed=config.seed,
         roles={role.value: _summarise_role(dataset.roles[role], len(dataset.labels)) for role in Role},
         unreadable=len(dataset.skipped),
         leaking=len(dataset.leaking),
+        tuning_share=config.tuning_share,
+        calibration_share=config.calibration_share,
+        certification_share=config.certification_share,
     )
 
 

@@ -1,0 +1,79 @@
+"""`edgetl compress`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgetl.cli.command import ModelFolder, Outcome, command
+from edgetl.cli.export import explanation
+from edgetl.cli.show import lines, size, table
+from edgetl.cli.verify import show_parity
+from edgetl.config import CompressConfig
+from edgetl.errors import ExitCode, needing
+
+if TYPE_CHECKING:
+    from edgetl.results import Attempt
+    from edgetl.steps.compress import Compressed
+
+HEADER = ("channels", "weights", "GMAC", "int8 file", "one image", "tuning", "flips", "at most", "goals")
+
+
+@command(CompressConfig)
+def compress(
+    model: ModelFolder,
+    data: Annotated[
+        Path | None,
+        typer.Argument(metavar="DATA", help="Where the data folder of MODEL is now, if it was moved."),
+    ] = None,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model folder to make.")],
+    config: CompressConfig,
+) -> Outcome:
+    """Make a far smaller and faster model of a trained one, as accurate as promised."""
+    from edgetl.card import Model
+
+    with needing("train", "Compressing"):
+        from edgetl.steps.compress import compress as step
+
+    _, compressed = step(Model.open(model), output, config, data)
+    return Outcome(compressed, _show, ExitCode(compressed.exit_code))
+
+
+def _show(compressed: "Compressed") -> None:
+    before = (
+        "before", f"{compressed.parent_parameters / 1e6:.2f} M", f"{compressed.parent_giga_macs:.3f}", "",
+        f"{compressed.parent_latency_ms:.2f} ms", "", "", "", "",
+    )  # fmt: skip
+    order = sorted(compressed.attempts, key=lambda one: one.giga_macs)
+    note = (
+        f"goals: {compressed.goals}. Flips (harmful / helpful, against {compressed.parent}, full precision) "
+        "are those of tuning images; at most: the drop in points that certification should then prove."
+    )
+    table("", HEADER, [*map(_row, order), before], [note])
+    for explained in compressed.explained:
+        lines(explanation(explained))
+    if compressed.parity:
+        show_parity(compressed.parity)
+    if compressed.model:
+        lines(
+            f"{compressed.model}: {compressed.minutes:.1f} minutes", f"next: edgetl bench {compressed.model}"
+        )
+    else:
+        lines("No network that was tried keeps to all goals; no model was written.")
+
+
+def _row(attempt: "Attempt") -> tuple[str, ...]:
+    return (
+        "-".join(map(str, attempt.widths)),
+        f"{attempt.parameters / 1e6:.2f} M",
+        f"{attempt.giga_macs:.3f}",
+        size(attempt.size_bytes),
+        f"{attempt.latency_ms:.2f} ms",
+        f"{100 * attempt.tuning_accuracy:.1f} %",
+        f"{attempt.harmful} / {attempt.helpful} of {attempt.images}",
+        f"{attempt.expected_upper_points:.2f}",
+        f"misses {' and '.join(attempt.misses)}"
+        if attempt.misses
+        else ("chosen" if attempt.chosen else "keeps"),
+    )

@@ -1,0 +1,91 @@
+"""Smaller networks that were trained, kept in files: run again, a command does not train them again."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgetl.card import EpochRecord, InputSpec, Network
+from edgetl.files import write_atomically
+from edgetl.keras.network import Array, Layers, make_layers, whole
+from edgetl.records import RecordError, from_json, to_json
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A trained network and how its training went."""
+
+    layers: Layers
+    history: tuple[EpochRecord, ...]
+
+
+@dataclass(frozen=True)
+class _History:
+    records: tuple[EpochRecord, ...]
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """The larger network's answers, which take minutes; `identity` is a digest of all they depend on."""
+
+    path: Path
+    identity: str
+
+    def write(self, probabilities: Array) -> None:
+        """Keep answers [N, classes]."""
+        buffer = io.BytesIO()
+        np.savez(buffer, identity=np.array(self.identity), probabilities=probabilities)
+        write_atomically(self.path, buffer.getvalue())
+
+    def read(self) -> Array | None:
+        """The answers, if they were kept; None also for a damaged file."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                found = np.asarray(file["probabilities"], np.float32)
+                return found if str(file["identity"]) == self.identity else None
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+
+@dataclass(frozen=True)
+class AttemptFiles:
+    """The files of one training; `identity` is a digest of all that decides what comes out."""
+
+    folder: Path
+    identity: str
+
+    @property
+    def checkpoint(self) -> Path:
+        """Of a training that is not finished."""
+        return self.folder / f"{self.identity[:16]}.checkpoint.npz"
+
+    @property
+    def _result(self) -> Path:
+        return self.folder / f"{self.identity[:16]}.npz"
+
+    def write(self, made: Made) -> None:
+        """Keep a trained network; its checkpoint goes."""
+        buffer = io.BytesIO()
+        history = np.frombuffer(to_json(_History(made.history)).encode(), np.uint8)
+        weights = {f"weight-{i:03d}": value for i, value in enumerate(whole(made.layers).get_weights())}
+        np.savez(buffer, identity=np.array(self.identity), history=history, **weights)
+        write_atomically(self._result, buffer.getvalue())
+        self.checkpoint.unlink(missing_ok=True)
+
+    def read(self, network: Network, spec: InputSpec) -> Made | None:
+        """The trained network, if it was kept; None also for a file that is damaged: it is made again."""
+        if not self._result.is_file():
+            return None
+        try:
+            with np.load(self._result, allow_pickle=False) as file:
+                if str(file["identity"]) != self.identity:
+                    return None
+                history = from_json(_History, file["history"].tobytes()).records
+                weights = [file[name] for name in sorted(file.files) if name.startswith("weight")]
+            layers = make_layers(network, spec)
+            whole(layers).set_weights(weights)
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, RecordError):
+            return None
+        return Made(layers, history)

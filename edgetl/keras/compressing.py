@@ -1,0 +1,133 @@
+"""From a trained network to smaller ones: which channels to keep, and learning from the larger network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.compression.selection import Ranking
+from edgetl.compression.widths import Rung, aligned, ladder, parameters_of
+from edgetl.config import Arithmetic, Block, CompressConfig, Head
+from edgetl.dataset import Dataset, Images
+from edgetl.errors import UsageError
+from edgetl.features.latency import LatencyTable
+from edgetl.keras.distill import DistillSettings
+from edgetl.keras.inputs import in_batches
+from edgetl.keras.lessons import LessonPlan, Lessons
+from edgetl.keras.network import Array, Layers, features_model
+from edgetl.keras.pruning import enough_images, fit_head, pruned
+from edgetl.keras.rates import resolved_arithmetic
+from edgetl.measures import centred_logits
+from edgetl.vgg16 import conv_shapes, layer_multiplications
+
+LESSONS = 32_000  # pictures to learn from, about, for few images
+_LEAST_PICTURES, _MOST_PICTURES = 3, 16
+_STEPS = 3000  # of training, about, for few images
+_LEAST_EPOCHS, _MOST_EPOCHS = 12, 120
+HEAD_IMAGES = 4000  # that a head is fitted to at first
+
+
+@dataclass(frozen=True, eq=False)
+class Larger:
+    """The trained network, and what is known about its channels."""
+
+    layers: Layers
+    rankings: Sequence[Ranking]
+    table: LatencyTable
+    pixels: NDArray[np.uint8]  # that channels are ranked on
+    lessons: Lessons
+    dataset: Dataset
+
+    @property
+    def whole(self) -> Rung:
+        """The network itself as a rung."""
+        widths = self.layers.network.channels
+        return Rung(widths, self.table.of(widths), parameters_of(widths), 0.0)
+
+    def rungs(self, cut: Block) -> list[Rung]:
+        """Ever smaller networks that end after `cut`."""
+        layers = len(conv_shapes(cut))
+        return list(ladder(self.rankings[:layers], self.table.of))
+
+    def multiplications(self, widths: Sequence[int], cut: Block) -> float:
+        """Multiply-adds of one image."""
+        spec = self.layers.spec
+        return sum(layer_multiplications(spec.height, spec.width, cut, widths))
+
+    @property
+    def cuts(self) -> tuple[Block, ...]:
+        """Where a smaller network may end: a head that sees a map with a hidden layer stays where it is."""
+        own = self.layers.network.cut
+        if self.layers.network.head is Head.FLATTEN:
+            return (own,)
+        lowest = max(Block.BLOCK2, *self.layers.network.scales[:1])
+        return tuple(block for block in Block if lowest <= block <= own)
+
+
+def lesson_plan(config: CompressConfig, images: int) -> LessonPlan:
+    """Many pictures of few images, few of many."""
+    pictures = config.pictures or int(np.clip(LESSONS // max(1, images), _LEAST_PICTURES, _MOST_PICTURES))
+    return LessonPlan(pictures, config.augment, config.seed)
+
+
+def settings_of(config: CompressConfig, images: int) -> DistillSettings:
+    """How each smaller network is trained."""
+    steps = -(-images // config.batch)
+    epochs = config.epochs or int(np.clip(_STEPS // steps, _LEAST_EPOCHS, _MOST_EPOCHS))
+    return DistillSettings(
+        epochs=epochs,
+        batch=config.batch,
+        rate=config.rate,
+        temperature=config.temperature,
+        label_weight=config.label_weight,
+        arithmetic=resolved_arithmetic(Arithmetic.AUTO),
+        seed=config.seed,
+    )
+
+
+def given_widths(config: CompressConfig, larger: Layers) -> tuple[int, ...] | None:
+    """The channels that settings name. Raises `UsageError` for what is no part of the network."""
+    whole = larger.network.channels
+    if config.keep is not None:
+        return aligned([config.keep * width for width in whole])
+    if config.widths is None:
+        return None
+    try:
+        widths = tuple(int(part) for part in config.widths.split(","))
+    except ValueError:
+        widths = ()
+    lengths = {len(conv_shapes(block)): block for block in Block}
+    fits = len(widths) in lengths and all(0 < few <= many for few, many in zip(widths, whole, strict=False))
+    if not fits or len(widths) > len(whole):
+        raise UsageError(
+            f"--widths {config.widths!r} is no part of this network.",
+            f"Give one number for each convolution up to the end of a block, at most: "
+            f"{','.join(map(str, whole))}.",
+        )
+    return widths
+
+
+def start_of(larger: Larger, widths: Sequence[int], cut: Block) -> Layers:
+    """The smaller network before it learns: channels chosen, weights fitted to what the larger computes."""
+    kept = [ranking.kept(width) for ranking, width in zip(larger.rankings, widths, strict=False)]
+    made = pruned(larger.layers, kept, larger.pixels, cut)
+    first = min(larger.lessons.images, HEAD_IMAGES)
+    fit_head(made, larger.lessons.pixels[:first], _wanted(larger, first))
+    return made
+
+
+def _wanted(larger: Larger, count: int) -> Array:
+    """What the first layer of the head should give for the first images."""
+    if larger.layers.network.head is not Head.FLATTEN:
+        return centred_logits(larger.lessons.probabilities[:count]).astype(np.float32)
+    features = in_batches(features_model(larger.layers).predict_on_batch, larger.lessons.pixels[:count])
+    kernel, bias = larger.layers.head[0].get_weights()
+    return np.asarray(features @ kernel + bias, np.float32)
+
+
+def pixels_for_ranking(layers: Layers, train: Images, seed: int) -> NDArray[np.uint8]:
+    """Some training images."""
+    count = enough_images(layers, len(train))
+    some = np.sort(np.random.default_rng(seed).permutation(len(train))[:count])
+    return train.pixels[some]

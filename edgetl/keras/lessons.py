@@ -1,0 +1,116 @@
+"""What a smaller network learns from: varied and mixed images, each with the larger network's answer.
+
+The larger network runs once for each picture and never again. Half of the pictures beyond the images
+themselves are two images laid over each other, of which labels say nothing but the larger network does
+(Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.config import Augment
+from edgetl.dataset import Images
+from edgetl.keras.augment import View
+from edgetl.pixels import OnDisk, PixelRows
+from edgetl.progress import task
+
+Array = NDArray[np.float32]
+NO_LABEL = -1
+IMAGES_AT_ONCE = 32
+_LEAST_SHARE = 0.4  # of the stronger of two images that are laid over each other
+Teacher = Callable[[NDArray[np.uint8]], Array]  # uint8 RGB [N, H, W, 3] -> probabilities [N, classes]
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """Picture v of image i is number v * images + i."""
+
+    pixels: PixelRows  # uint8 RGB [pictures * images, H, W, 3]
+    probabilities: Array  # [pictures * images, classes] of the larger network
+    labels: NDArray[np.int64]  # [pictures * images]; NO_LABEL where only the larger network knows
+    images: int
+    pictures: int  # of each image
+
+
+@dataclass(frozen=True)
+class LessonPlan:
+    """How many pictures of each image, and how they differ."""
+
+    pictures: int
+    augment: Augment
+    seed: int
+
+    def is_mixed(self, number: int) -> bool:
+        """Whether a picture is two images laid over each other: every second one of the varied ones."""
+        return number > 0 and number % 2 == 0
+
+
+def make_lessons(
+    sources: Sequence[Images],
+    plan: LessonPlan,
+    teacher: Teacher,
+    scratch: Path,
+    *,
+    known: Array | None = None,
+) -> Lessons:
+    """Pictures of all images of all sources in a nameless file in `scratch`, with the teacher's answers.
+
+    Labels below 0 are not known. known: the answers, from an earlier run on the same images. Raises
+    `StorageError` when the disk has no room.
+    """
+    count = sum(len(source) for source in sources)
+    first = sources[0].pixels
+    height, width = first.shape[1:3]
+    room = OnDisk(scratch, plan.pictures * count, height, width)
+    labels = np.concatenate([source.labels for source in sources])
+    answers = []
+    doing = "asking the larger network" if known is None else "drawing the pictures again"
+    with task(doing, plan.pictures * count) as advance:
+        for picture in range(plan.pictures):
+            partners = np.random.default_rng((plan.seed, picture)).permutation(count)
+            for start in range(0, count, IMAGES_AT_ONCE):
+                some = np.arange(start, min(start + IMAGES_AT_ONCE, count))
+                pixels = _pictures(sources, some, plan, picture)
+                if plan.is_mixed(picture):
+                    other = _pictures(sources, partners[some], plan, picture)
+                    pixels = _mixed(pixels, other, (plan.seed, picture, start))
+                for number, image in zip(some.tolist(), pixels, strict=True):
+                    room.put(picture * count + number, image)
+                if known is None:
+                    answers.append(teacher(pixels))
+                advance(len(some))
+    told = [
+        np.full(count, NO_LABEL) if plan.is_mixed(picture) else labels for picture in range(plan.pictures)
+    ]
+    return Lessons(
+        room.first(plan.pictures * count),
+        np.concatenate(answers) if known is None else known,
+        np.concatenate(told),
+        count,
+        plan.pictures,
+    )
+
+
+def _pictures(
+    sources: Sequence[Images], positions: NDArray[np.int64], plan: LessonPlan, picture: int
+) -> NDArray[np.uint8]:
+    """Varied copies of the images at these positions of all sources."""
+    view = View(picture, Augment.OFF if picture == 0 else plan.augment, plan.seed)
+    pixels = np.empty((len(positions), *sources[0].pixels.shape[1:]), np.uint8)
+    start = 0
+    for source in sources:
+        mine = (positions >= start) & (positions < start + len(source))
+        inside = positions[mine] - start
+        pixels[mine] = view.of(source.pixels[inside], [source.digests[i] for i in inside.tolist()])
+        start += len(source)
+    return pixels
+
+
+def _mixed(pixels: NDArray[np.uint8], others: NDArray[np.uint8], seed: tuple[int, ...]) -> NDArray[np.uint8]:
+    shares = np.random.default_rng(seed).uniform(_LEAST_SHARE, 1, len(pixels)).astype(np.float32)
+    shares = shares[:, None, None, None]
+    return np.rint(shares * pixels + (1 - shares) * others).astype(np.uint8)

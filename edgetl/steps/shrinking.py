@@ -1,0 +1,251 @@
+"""The search of `compress`: which smaller network, trained until all goals are kept or tries run out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import numpy as np
+
+from edgetl.card import Model, Network
+from edgetl.classifier import Classifier
+from edgetl.config import Block, Format, Precision
+from edgetl.dataset import Role
+from edgetl.engines import classifier_of, run_batches
+from edgetl.errors import CheckFailed
+from edgetl.files import fingerprint
+from edgetl.keras.attempts import AttemptFiles, Made
+from edgetl.keras.checkpoint import Checkpoint, Clock
+from edgetl.keras.compressing import given_widths, start_of
+from edgetl.keras.distill import Distillation, distill
+from edgetl.keras.history import versions
+from edgetl.keras.network import Layers
+from edgetl.keras.workplace import ATTEMPTS
+from edgetl.measures import mean_kl
+from edgetl.progress import say
+from edgetl.results import Attempt
+from edgetl.steps.making import Sources, Variant, build
+from edgetl.steps.promise import latency_of
+from edgetl.steps.workshop import NETWORK_GOALS, Work
+from edgetl.vgg16 import conv_shapes
+
+FIRST_SHARE = 1 / 12  # of the multiply-adds, for the first try where only the drop is limited
+STEP = 2.0  # between tries
+MOST_ATTEMPTS = 4
+_MOST_BUILT = 6  # networks until one keeps to size and time
+_ENDING_SHARE = 0.15  # of the time allowed, for the proof
+_IMAGES_AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A smaller network before it has learnt, as an int8 ONNX file."""
+
+    layers: Layers
+    size_bytes: int
+    latency_ms: float
+    divergence: float  # from the larger network on tuning images, nats
+
+
+def search(work: Work) -> tuple[Made | None, tuple[Attempt, ...]]:
+    """Try until one keeps to all goals and a smaller one does not; the fastest of those that keep to them."""
+    found: list[tuple[Made, Attempt]] = []
+    for start in _starts(work, found):
+        found.append(_try(work, start, len(found) + 1))
+    keeping = [number for number, (_, attempt) in enumerate(found) if not attempt.misses]
+    best = min(keeping, key=lambda number: found[number][1].latency_ms, default=None)
+    attempts = tuple(replace(attempt, chosen=number == best) for number, (_, attempt) in enumerate(found))
+    return (None if best is None else found[best][0]), attempts
+
+
+def _starts(work: Work, found: Sequence[tuple[Made, Attempt]]) -> Iterator[Start]:
+    """One network where goals or settings decide it; else networks by what became of those before."""
+    config = work.config
+    widths = given_widths(config, work.larger.layers)
+    if widths is not None:
+        cut = next(block for block in Block if len(conv_shapes(block)) == len(widths))
+        yield _measured(work, widths, cut)
+        return
+    whole = work.larger.multiplications(work.larger.whole.widths, work.larger.layers.network.cut)
+    if any(getattr(config, name) is not None for name in NETWORK_GOALS):
+        start = _nearest(work, 1e6 * config.macs if config.macs else whole)
+        yield start or _refuse(work)
+        return
+    share = FIRST_SHARE
+    yield _nearest(work, share * whole) or _smallest(work)
+    keeps = not found[-1][1].misses
+    while len(found) < MOST_ATTEMPTS and not _is_over(work, len(found)):
+        share = share / STEP if keeps else share * STEP
+        start = _nearest(work, share * whole) if share <= 1 else None
+        if start is None:
+            return
+        yield start
+        if (not found[-1][1].misses) != keeps:
+            return
+
+
+def _is_over(work: Work, tried: int) -> bool:
+    """Whether another try like those before would take too long."""
+    allowed = work.config.minutes
+    return allowed is not None and work.seconds * (tried + 1) / tried > 60 * allowed
+
+
+def _nearest(work: Work, most_macs: float) -> Start | None:
+    """The largest network within the limits; of several places to end it the one that begins nearest."""
+    starts = [start for start in (_within(work, cut, most_macs) for cut in _cuts(work)) if start is not None]
+    return min(starts, key=lambda start: start.divergence, default=None)
+
+
+def _cuts(work: Work) -> tuple[Block, ...]:
+    return (work.config.cut,) if work.config.cut else work.larger.cuts
+
+
+def _smallest(work: Work) -> Start:
+    """The last network of the ladder."""
+    cut = _cuts(work)[0]
+    return _measured(work, work.larger.rungs(cut)[-1].widths, cut)
+
+
+def _refuse(work: Work) -> NoReturn:
+    """Raise `CheckFailed`: not even the smallest network keeps to the limits."""
+    smallest = _smallest(work)
+    network = smallest.layers.network
+    millions = work.larger.multiplications(network.channels, network.cut) / 1e6
+    raise CheckFailed(
+        f"The smallest network there is, with {','.join(map(str, network.channels))} channels, takes "
+        f"{smallest.latency_ms:.2f} ms, {smallest.size_bytes / 1e3:.0f} kB and {millions:.1f} million "
+        f"multiply-adds: {work.goals_in_words} cannot be kept.",
+        "Allow more time or size, or train at a smaller --image-size.",
+    )
+
+
+def _within(work: Work, cut: Block, most_macs: float) -> Start | None:
+    """The first network of the ladder whose file keeps to size and time; estimates learn from files made."""
+    limits = work.goals
+    bytes_more, slower = 0.0, 1.0
+    rungs = work.larger.rungs(cut)
+    for _ in range(_MOST_BUILT):
+        fitting = (
+            rung
+            for rung in rungs
+            if work.larger.multiplications(rung.widths, cut) <= most_macs
+            and (limits.max_size_bytes is None or rung.parameters + bytes_more <= limits.max_size_bytes)
+            and (limits.max_latency_ms is None or rung.latency_ms * slower <= limits.max_latency_ms)
+        )
+        rung = next(fitting, None)
+        if rung is None:
+            return None
+        start = _measured(work, rung.widths, cut)
+        if not limits.misses(keeps=True, size_bytes=start.size_bytes, latency_ms=start.latency_ms):
+            return start
+        bytes_more = start.size_bytes - rung.parameters
+        slower = max(slower * 1.02, start.latency_ms / rung.latency_ms)
+    return None
+
+
+def _measured(work: Work, widths: Sequence[int], cut: Block) -> Start:
+    """A network that has not learnt yet, and what its int8 file costs."""
+    layers = start_of(work.larger, widths, cut)
+    size_bytes, classifier = _int8(work, layers)
+    probabilities = run_batches(
+        classifier, work.tuning.pixels, _IMAGES_AT_ONCE, "looking at a smaller network"
+    )
+    latency_ms = latency_of(classifier, work.tuning.pixels)
+    divergence = mean_kl(work.tuning.probabilities, probabilities)
+    say(
+        f"{_widths_in_words(widths)} channels: {size_bytes / 1e3:.0f} kB and {latency_ms:.2f} ms in int8, "
+        f"{divergence:.3f} nats from the larger network before it learns"
+    )
+    return Start(layers, size_bytes, latency_ms, divergence)
+
+
+def _int8(work: Work, layers: Layers) -> tuple[int, Classifier]:
+    """Bytes of the plain int8 ONNX file, and what runs it."""
+    parent = work.judge.model
+    candidate = Model(work.partial, replace(parent.card, network=layers.network))
+    sources = Sources(layers, work.judge.sources.pixels)
+    content = build(sources, candidate, Variant(Format.ONNX, Precision.INT8)).content
+    return len(content), classifier_of(content, Format.ONNX, Precision.INT8, work.config.threads)
+
+
+def _try(work: Work, start: Start, number: int) -> tuple[Made, Attempt]:
+    """Train one network, unless that has been done, and see what its int8 file does on tuning images."""
+    network = start.layers.network
+    files = AttemptFiles(work.partial / ATTEMPTS, _identity(work, network))
+    made = files.read(network, start.layers.spec)
+    if made is None:
+        made = _trained(work, start, files, f"try {number}")
+        files.write(made)
+    _, classifier = _int8(work, made.layers)
+    tuning = work.tuning
+    probabilities = run_batches(classifier, tuning.pixels, _IMAGES_AT_ONCE, f"try {number} on tuning images")
+    right, before = (
+        probabilities.argmax(axis=1) == tuning.labels,
+        tuning.probabilities.argmax(axis=1) == tuning.labels,
+    )
+    harmful, helpful = int((before & ~right).sum()), int((right & ~before).sum())
+    upper = tuning.expected_upper(harmful, helpful)
+    attempt = Attempt(
+        widths=network.channels,
+        parameters=sum(
+            int(np.prod(weight.shape))
+            for layer in (*made.layers.convolutions, *made.layers.head)
+            for weight in layer.get_weights()
+        ),
+        giga_macs=work.larger.multiplications(network.channels, network.cut) / 1e9,
+        size_bytes=start.size_bytes,
+        latency_ms=start.latency_ms,
+        epochs=len(made.history),
+        tuning_accuracy=float(right.mean()),
+        images=len(right),
+        harmful=harmful,
+        helpful=helpful,
+        expected_upper_points=100 * upper,
+        misses=work.goals.misses(
+            keeps=upper < work.goals.max_drop, size_bytes=start.size_bytes, latency_ms=start.latency_ms
+        ),
+        chosen=False,
+    )
+    say(
+        f"try {number}: {100 * attempt.tuning_accuracy:.1f} % of {attempt.images} tuning images right, "
+        f"{harmful} harmful and {helpful} helpful flips: "
+        + (f"misses {' and '.join(attempt.misses)}" if attempt.misses else "keeps to all goals")
+    )
+    return made, attempt
+
+
+def _trained(work: Work, start: Start, files: AttemptFiles, stage: str) -> Made:
+    checkpoint = Checkpoint(files.checkpoint, files.identity, work.config.resume)
+    clock = Clock(_limit_seconds(work), checkpoint.state.seconds + work.seconds)
+    tuning = work.dataset.roles[Role.TUNING]
+    run = Distillation(
+        stage, work.larger.lessons, tuning, work.settings, checkpoint, clock, started_seconds=clock.seconds
+    )
+    layers = distill(start.layers, run, lambda _record: None)
+    return Made(layers, checkpoint.state.history)
+
+
+def _limit_seconds(work: Work) -> float | None:
+    """When the try that begins now has to end: half of what is left, or all where there is one try."""
+    if work.config.minutes is None:
+        return None
+    end = 60 * work.config.minutes * (1 - _ENDING_SHARE)
+    single = any(getattr(work.config, name) is not None for name in (*NETWORK_GOALS, "keep", "widths"))
+    return end if single else work.seconds + max(1.0, (end - work.seconds) / 2)
+
+
+def _identity(work: Work, network: Network) -> str:
+    """Of all that decides what training gives."""
+    lessons = work.larger.lessons
+    return fingerprint(
+        [
+            *(f"{name} {number}" for name, number in versions().items()),
+            work.judge.model.card.keras_sha256,
+            repr((network, work.settings, lessons.pictures, work.config.augment, work.config.minutes)),
+            *[digest for role in Role for digest in work.dataset.roles[role].digests],
+            str(lessons.images),
+        ]
+    )
+
+
+def _widths_in_words(widths: Sequence[int]) -> str:
+    return "-".join(map(str, widths))

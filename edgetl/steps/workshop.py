@@ -1,0 +1,160 @@
+"""What all tries of `compress` share: goals, the larger network's answers, its channels, what layers cost."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgetl import images
+from edgetl.cache import parse_size
+from edgetl.card import KERAS, ModelCard, Network
+from edgetl.classifier import Classifier
+from edgetl.config import CompressConfig, ExportConfig, Format, Precision
+from edgetl.dataset import Dataset, Entry, Images, Role, read_images
+from edgetl.engines import classifier_of
+from edgetl.errors import DataError, UsageError
+from edgetl.features.latency import measure
+from edgetl.files import fingerprint, make_folder
+from edgetl.keras.attempts import AnswerFile
+from edgetl.keras.compressing import Larger, lesson_plan, pixels_for_ranking, settings_of
+from edgetl.keras.distill import DistillSettings
+from edgetl.keras.history import versions
+from edgetl.keras.lessons import NO_LABEL, LessonPlan, Lessons, make_lessons
+from edgetl.keras.pruning import rankings
+from edgetl.keras.rates import has_fast_int8
+from edgetl.keras.workplace import ATTEMPTS
+from edgetl.progress import say
+from edgetl.quantize.goals import Goals, allowed_drop
+from edgetl.quantize.search import Tuning
+from edgetl.results import LayerCost
+from edgetl.steps.making import Variant, build
+from edgetl.steps.promise import Judge, tuning_of
+from edgetl.vgg16 import multiplications
+
+NETWORK_GOALS = ("max_size", "max_latency", "macs")
+_WORTH_INT8 = 1e12  # multiply-adds: less is not worth quantizing the larger network first
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Everything the tries have in common."""
+
+    config: CompressConfig
+    goals: Goals
+    judge: Judge  # the larger network
+    dataset: Dataset
+    larger: Larger
+    tuning: Tuning  # with the larger network's answers
+    settings: DistillSettings
+    partial: Path
+    began: float
+
+    @property
+    def seconds(self) -> float:
+        """Since the command began."""
+        return time.monotonic() - self.began
+
+    @property
+    def parent_accuracy(self) -> float:
+        """On the certification images, 0..1."""
+        return self.judge.model.card.scores[KERAS].accuracy
+
+    @property
+    def goals_in_words(self) -> str:
+        """For people."""
+        macs = "" if self.config.macs is None else f", at most {self.config.macs:g} million multiply-adds"
+        return self.goals.in_words() + macs
+
+    def layer_costs(self, network: Network) -> tuple[LayerCost, ...]:
+        """What each convolution costs before and after; one that is gone costs nothing."""
+        table, before = self.larger.table, self.larger.layers.network.channels
+        after = (*network.channels, *[0] * (len(before) - len(network.channels)))
+        names = self.judge.sources.names
+        times = zip(table.each(before), (*table.each(network.channels), *[0.0] * len(before)), strict=False)
+        return tuple(
+            LayerCost(name, many, few, ms_before, ms_after)
+            for name, many, few, (ms_before, ms_after) in zip(names, before, after, times, strict=True)
+        )
+
+
+def refuse_contradictions(config: CompressConfig) -> None:
+    """Raise `UsageError` for settings that cannot hold together."""
+    exact = [name for name in ("keep", "widths") if getattr(config, name) is not None]
+    limits = [name for name in (*NETWORK_GOALS, "cut") if getattr(config, name) is not None]
+    if len(exact) == 2 or (exact and limits):
+        both = " and ".join(f"--{name.replace('_', '-')}" for name in (exact + limits)[:2])
+        raise UsageError(f"{both} each decide the channels.", "Give one of them.")
+
+
+def goals_for(config: CompressConfig, card: ModelCard) -> Goals:
+    """The goals in numbers. Raises `UsageError`."""
+    return Goals(
+        max_drop=allowed_drop(config.max_drop, card),
+        max_size_bytes=None if config.max_size is None else parse_size(config.max_size),
+        max_latency_ms=config.max_latency,
+        target=None,
+    )
+
+
+def prepare(
+    config: CompressConfig, goals: Goals, judge: Judge, dataset: Dataset, *, partial: Path, began: float
+) -> Work:
+    """What all tries share: the larger network's answers, its channels ranked, and what layers cost."""
+    layers = judge.sources.layers
+    train = dataset.roles[Role.TRAIN]
+    sources = [train] if config.unlabelled is None else [train, unlabelled(config.unlabelled, dataset)]
+    count = sum(len(source) for source in sources)
+    plan, settings = lesson_plan(config, count), settings_of(config, count)
+    say(f"plan: {count} images in {plan.pictures} pictures each, {settings.epochs} epochs of learning a try")
+    tuning = tuning_of(judge, ExportConfig(data=dataset.folder, threads=config.threads), goals)
+    table = measure(layers.spec, layers.network.cut)
+    pixels = pixels_for_ranking(layers, train, config.seed)
+    ranked = rankings(layers, pixels, config.seed)
+    make_folder(partial / ATTEMPTS)
+    lessons = _lessons(judge, sources, plan, partial)
+    larger = Larger(layers, ranked, table, pixels, lessons, dataset)
+    return Work(config, goals, judge, dataset, larger, tuning, settings, partial, began)
+
+
+def _lessons(judge: Judge, sources: Sequence[Images], plan: LessonPlan, partial: Path) -> Lessons:
+    """What to learn from; the answers are kept for a resume."""
+    digests = [digest for source in sources for digest in source.digests]
+    parts = [judge.model.card.keras_sha256, repr(plan), *digests, *map(repr, versions().items())]
+    file = AnswerFile(partial / ATTEMPTS / "answers.npz", fingerprint(parts))
+    known = file.read()
+    teacher = _teacher(judge, plan.pictures * len(digests))
+    lessons = make_lessons(sources, plan, teacher, partial, known=known)
+    if known is None:
+        file.write(lessons.probabilities)
+    return lessons
+
+
+def _teacher(judge: Judge, pictures: int) -> Classifier:
+    """The larger network in the engine that is fastest here."""
+    spec, network = judge.model.card.input, judge.model.card.network
+    work = pictures * multiplications(spec.height, spec.width, None, network.cut)
+    precision = Precision.INT8 if has_fast_int8() and work > _WORTH_INT8 else Precision.FP32
+    built = build(judge.sources, judge.model, Variant(Format.ONNX, precision))
+    return classifier_of(built.content, Format.ONNX, precision, 0)
+
+
+def unlabelled(folder: Path, dataset: Dataset) -> Images:
+    """All readable images at any depth of a folder, but none that certifies. Raises `DataError`."""
+    paths = images.find([str(folder)]) if folder.is_dir() else []
+    _, height, width, _ = dataset.roles[Role.TRAIN].pixels.shape
+    found, _, skipped = read_images([Entry(path, NO_LABEL, "") for path in paths], folder, height, width)
+    known = {digest for role in Role for digest in dataset.roles[role].digests}
+    new = [position for position, digest in enumerate(found.digests) if digest not in known]
+    if not new:
+        raise DataError(
+            f"{folder} has no readable images that the model has not seen.",
+            "Name a folder of images, at any depth, or leave out --unlabelled.",
+        )
+    known_already = len(found.digests) - len(new)
+    say(f"{len(new)} images without labels, {known_already} known already, {len(skipped)} unreadable")
+    return Images(
+        tuple(found.paths[i] for i in new),
+        found.pixels[new],
+        found.labels[new],
+        tuple(found.digests[i] for i in new),
+    )

@@ -1,0 +1,231 @@
+"""`edgetl compress`: a smaller network that keeps its promise, or none."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from trained import assert_same_weights, copy_of, draw, said, shapes, trained, trained_once  # noqa: F401
+from typer.testing import CliRunner
+
+from edgetl.card import CARD_FILE, Model
+from edgetl.cli import app
+from edgetl.config import CompressConfig, ExportConfig, PredictConfig, TrainConfig, VerifyConfig
+from edgetl.dataset import Role
+from edgetl.errors import CheckFailed, DataError, ExitCode, Undecidable, UsageError, WeightsError
+from edgetl.keras.attempts import AttemptFiles
+from edgetl.keras.lessons import NO_LABEL, LessonPlan, make_lessons
+from edgetl.keras.weights import load_trunk
+from edgetl.statistics import Verdict
+from edgetl.steps import compress as compress_step
+from edgetl.steps.compress import compress, same_dataset
+from edgetl.steps.export import export
+from edgetl.steps.predict import predict
+from edgetl.steps.verify import verify
+
+LOOSE = "25"  # points: what the few certification images of the drawn shapes can prove
+QUICK = {"max_drop": LOOSE, "epochs": 3, "pictures": 2}
+
+
+def quick(**settings):
+    return CompressConfig(**(QUICK | settings))
+
+
+@pytest.fixture(scope="module")
+def compressed(trained_once, tmp_path_factory):
+    """A compressed model folder and what was told of it; not to be changed."""
+    folder = tmp_path_factory.mktemp("compressed") / "small"
+    return compress(Model.open(trained_once), folder, quick(keep=0.5))
+
+
+def test_the_smaller_model_is_proven_against_the_larger_one(compressed, trained_once):
+    model, told = compressed
+    parent = Model.open(trained_once)
+    assert told.exit_code == ExitCode.DONE
+    assert model.card.network.channels == (32, 32, 64, 64)
+    assert model.card.compression.parent_channels == (64, 64, 128, 128)
+    assert model.card.compression.parent_keras_sha256 == parent.card.keras_sha256
+    assert [parity.artifact for parity in model.card.compression.parity] == ["onnx-int8", "tflite-int8"]
+    for parity in model.card.compression.parity:
+        assert parity.verdict is Verdict.PASS
+        assert parity.images == parent.card.reference.images
+    assert told.attempts[0].chosen
+    assert told.attempts[0].parameters < 0.3 * told.parent_parameters
+    assert model.card.scores["keras"].images == parent.card.reference.images
+
+
+def test_every_other_command_works_on_it(compressed, shapes, tmp_path):
+    model, _ = compressed
+    model = copy_of(model.folder, tmp_path / "small")
+    model = model.update(lambda card: replace(card, data=replace(card.data, folder=str(shapes.resolve()))))
+    model, exported = export(model, ExportConfig(precision="fp32,w8a32"))
+    assert len(exported.artifacts) == 4
+    model, verified = verify(model, VerifyConfig(max_drop=25))
+    assert verified.exit_code == 0
+    summary = predict(model, [str(shapes / "test")], PredictConfig(output=str(tmp_path / "rows.csv")))
+    assert summary.images == 36
+
+
+def test_its_trunk_is_no_source_to_train_from(compressed):
+    with pytest.raises(WeightsError, match="was compressed"):
+        load_trunk(TrainConfig(weights=str(compressed[0].folder)))
+
+
+def test_the_same_seed_gives_the_same_model(compressed, trained_once, tmp_path):
+    again, _ = compress(Model.open(trained_once), tmp_path / "again", quick(keep=0.5))
+    assert_same_weights(compressed[0].folder, again.folder)
+
+
+def test_goals_decide_the_network(trained_once, tmp_path):
+    model, told = compress(Model.open(trained_once), tmp_path / "small", quick(max_size="60KB", macs=8))
+    (attempt,) = told.attempts
+    assert attempt.size_bytes <= 60_000
+    assert attempt.giga_macs <= 0.008
+    for artifact in model.card.artifacts:
+        assert artifact.size_bytes <= 60_000
+
+
+def test_with_a_drop_alone_it_gets_smaller_until_the_drop_is_too_large(trained_once, tmp_path):
+    model, told = compress(Model.open(trained_once), tmp_path / "small", quick(epochs=1))
+    costs = [attempt.giga_macs for attempt in told.attempts]
+    assert len(costs) >= 2
+    assert costs == sorted(costs, reverse=costs[1] < costs[0])
+    keeping = [attempt for attempt in told.attempts if not attempt.misses]
+    assert [a for a in told.attempts if a.chosen] == [min(keeping, key=lambda attempt: attempt.latency_ms)]
+    assert model.card.network.channels == next(a.widths for a in told.attempts if a.chosen)
+
+
+def test_what_cannot_be_kept_is_refused_with_what_can(trained_once, tmp_path):
+    with pytest.raises(CheckFailed, match="smallest network there is"):
+        compress(Model.open(trained_once), tmp_path / "small", quick(max_size="3KB"))
+    assert not (tmp_path / "small").exists()
+
+
+def test_missed_goals_write_no_model_and_other_goals_need_no_training(trained_once, tmp_path, monkeypatch):
+    parent, place = Model.open(trained_once), tmp_path / "small"
+    strict = quick(keep=0.1, epochs=1, rate=0.0)
+    monkeypatch.setattr("edgetl.quantize.search.Tuning.expected_upper", lambda *_: 0.9)
+    model, told = compress(parent, place, strict)
+    assert (model, told.exit_code) == (None, ExitCode.CHECK_FAILED)
+    assert told.attempts[0].misses == ("drop",)
+    assert not place.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr("edgetl.steps.shrinking.distill", lambda *_: pytest.fail("trained again"))
+    with said() as lines:
+        again, _ = compress(parent, place, replace(strict, max_drop="90", resume=True))
+    assert again is None or again.card.network.channels == told.attempts[0].widths
+    assert any("try 1" in line for line in lines)
+
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(compressed, trained_once, tmp_path, monkeypatch):
+    parent, place = Model.open(trained_once), tmp_path / "small"
+    monkeypatch.setattr("edgetl.keras.checkpoint.SECONDS_BETWEEN", 0.0)
+    real, steps = AttemptFiles.checkpoint.fget, []
+
+    def interrupting(record):
+        steps.append(record)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+
+    from edgetl.keras import distill as module
+    from edgetl.steps import shrinking
+
+    monkeypatch.setattr(
+        shrinking, "distill", lambda layers, run, _on_epoch: module.distill(layers, run, interrupting)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        compress(parent, place, quick(keep=0.5))
+    monkeypatch.undo()
+    assert real
+    model, _ = compress(parent, place, quick(keep=0.5, resume=True))
+    assert_same_weights(compressed[0].folder, model.folder)
+
+
+def test_too_few_images_to_prove_anything_are_told_before_the_work(trained_once, tmp_path):
+    with pytest.raises(Undecidable, match="certification images"):
+        compress(Model.open(trained_once), tmp_path / "small", CompressConfig(max_drop="0.5"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"keep": 0.5, "widths": "16,16"}, "--keep and --widths"),
+        ({"keep": 0.5, "max_size": "1MB"}, "--keep and --max-size"),
+        ({"widths": "16,x"}, "no part of this network"),
+        ({"widths": "16,16,16"}, "no part of this network"),
+        ({"widths": "16,16,512,16"}, "no part of this network"),
+        ({"max_drop": "no"}, "no loss of accuracy"),
+    ],
+)
+def test_contradictions_are_refused(trained_once, tmp_path, settings, message):
+    with pytest.raises(UsageError, match=message):
+        compress(
+            Model.open(trained_once), tmp_path / "small", CompressConfig(**({"max_drop": LOOSE} | settings))
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_images_than_those_of_training_are_refused(trained, shapes, tmp_path):
+    import shutil
+
+    other = shutil.copytree(shapes, tmp_path / "data")
+    draw(other / "train" / "circle" / "00.png", "circle", 4711)
+    with pytest.raises(DataError, match=r"train images in .* are not those"):
+        compress(trained, tmp_path / "small", quick(keep=0.5), other)
+    with pytest.raises(DataError, match="is not here"):
+        compress(trained, tmp_path / "small", quick(keep=0.5), tmp_path / "nowhere")
+
+
+def test_images_without_labels_are_learnt_from_but_none_that_certifies(trained_once, shapes, tmp_path):
+    extra = tmp_path / "extra"
+    for number in range(5):
+        draw(extra / "deep" / f"{number}.png", "square", 9000 + number)
+    (extra / "copy.png").write_bytes(next((shapes / "test" / "circle").iterdir()).read_bytes())
+    (extra / "broken.png").write_bytes(b"no image")
+    with said() as lines:
+        compress(Model.open(trained_once), tmp_path / "small", quick(keep=0.5, unlabelled=extra))
+    assert "5 images without labels, 1 known already, 1 unreadable" in lines
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="no readable images"):
+        compress(Model.open(trained_once), tmp_path / "other", quick(keep=0.5, unlabelled=empty))
+
+
+def test_lessons_keep_labels_where_images_are_not_mixed(trained, tmp_path):
+    dataset = same_dataset(trained, trained.data_folder, CompressConfig(), tmp_path)
+    train = dataset.roles[Role.TRAIN]
+
+    def teacher(pixels):
+        return np.tile(pixels.mean(axis=(1, 2, 3))[:, None], 3).astype(np.float32)
+
+    plan = LessonPlan(3, CompressConfig().augment, 0)
+    lessons = make_lessons([train], plan, teacher, tmp_path)
+    count = len(train)
+    assert (lessons.images, lessons.pictures) == (count, 3)
+    np.testing.assert_array_equal(lessons.pixels[:count], train.pixels[:])
+    np.testing.assert_array_equal(lessons.labels[: 2 * count], np.tile(train.labels, 2))
+    assert set(lessons.labels[2 * count :].tolist()) == {NO_LABEL}
+    some = np.array([0, count, 3 * count - 1])
+    np.testing.assert_allclose(lessons.probabilities[some], teacher(lessons.pixels[some]))
+
+
+def test_a_damaged_attempt_is_made_again(tmp_path, trained_once):
+    card = Model.open(trained_once).card
+    files = AttemptFiles(tmp_path, "ab" * 32)
+    assert files.read(card.network, card.input) is None
+    (tmp_path / f"{files.identity[:16]}.npz").write_bytes(b"damaged")
+    assert files.read(card.network, card.input) is None
+
+
+def test_the_command_tells_what_was_tried_and_proven(trained_once, tmp_path):
+    arguments = ["compress", str(trained_once), "-o", str(tmp_path / "small"), "--max-drop", LOOSE]
+    arguments += ["--keep", "0.5", "--epochs", "2", "--pictures", "2"]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "32-32-64-64" in shown.stdout
+    assert "pass" in shown.stdout
+    assert (tmp_path / "small" / CARD_FILE).is_file()
+    taken = CliRunner().invoke(app, [*arguments, "--json"])
+    assert taken.exit_code == ExitCode.USAGE
+    assert "exists already" in json.loads(taken.stdout)["error"]
+    assert compress_step.Compressed
