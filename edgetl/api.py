@@ -2,6 +2,7 @@
 
 model = edgetl.train("flowers", "models/flowers", TrainConfig(image_size=96))
 model.export()
+small = model.compress("models/flowers-small", CompressConfig(max_drop="1.0"))
 model.verify(VerifyConfig(max_drop=1.0))
 for row in model.predict(["rose.jpg"]):
     print(row.path, row.label, row.probability)
@@ -14,6 +15,7 @@ from edgetl.card import Model, ModelCard
 from edgetl.config import (
     BenchConfig,
     CacheConfig,
+    CompressConfig,
     DataConfig,
     EvalConfig,
     ExportConfig,
@@ -84,6 +86,18 @@ class OpenModel:
         scores = step(self._model, None if data is None else Path(data), config or EvalConfig())
         self._model = Model.open(self.folder)
         return scores
+
+    def compress(
+        self, output: str | Path, config: CompressConfig | None = None, data: str | Path | None = None
+    ) -> "OpenModel | None":
+        """Make a smaller model in `output`; None when the goals were missed. Needs `edgetl[train]`."""
+        with needing("train", "Compressing"):
+            from edgetl.steps.compress import compress as step
+
+        found, _ = step(
+            self._model, Path(output), config or CompressConfig(), None if data is None else Path(data)
+        )
+        return OpenModel(found) if found else None
 
     def export(self, config: ExportConfig | None = None) -> tuple[str, ...]:
         """Make ONNX and TFLite files; returns the artifacts' names. Needs `edgetl[train]`."""

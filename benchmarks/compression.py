@@ -1,0 +1,242 @@
+"""How small and how fast: the ladder of `edgetl compress`, against the network it began with.
+
+    python benchmarks/compression.py WORK [CASE ...]
+
+A case is a data set, a number of pixels and a seed: fashion-2000-64-0, emoji-64-0, fashion-60000-48-0 ...
+Needs Debian's `dataset-fashion-mnist`. Networks that are in WORK already are not trained again; speed is
+measured anew, all files in turn. A case of 2,000 images takes about an hour, one of 60,000 most of a day.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from common import card, edgetl, publish, table
+from fashion import write_folders
+
+from edgetl.card import Model
+from edgetl.config import Format, Precision
+from edgetl.engines import classifier_of
+from edgetl.keras import tf_keras
+from edgetl.keras.classifier import open_layers
+from edgetl.keras.network import Layers, copy_weights, make_layers
+from edgetl.steps.demo import copy_samples
+from edgetl.steps.making import Sources, Variant, build
+
+LADDER = {  # name and options of each rung
+    "half": ("--keep", "0.5"),
+    "third": ("--keep", "0.35"),
+    "quarter": ("--keep", "0.25"),
+    "800 kB": ("--max-size", "800KB"),
+    "600 kB": ("--max-size", "600KB"),
+}
+LARGE = 224  # pixels of published figures
+BATCH, ROUNDS = 8, 9
+KERAS_IMAGES = 48
+TEACHER_EPOCHS = {"fashion-2000": 120, "emoji": 120, "fashion-60000": 12}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One data set at one size with one seed."""
+
+    data: str
+    side: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """fashion-2000-64-0."""
+        return f"{self.data}-{self.side}-{self.seed}"
+
+
+def main() -> None:
+    """Every case that was named, or one."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", type=Path)
+    parser.add_argument("names", nargs="*", default=["fashion-2000-64-0"])
+    asked = parser.parse_args()
+    for name in asked.names:
+        data, side, seed = name.rsplit("-", 2)
+        measure(Case(data, int(side), int(seed)), asked.work)
+    kept = [json.loads(path.read_text()) for path in sorted(asked.work.glob("*-ladder.json"))]
+    publish("compression", "Fewer channels", text_of(kept))
+
+
+def measure(case: Case, work: Path) -> None:
+    """Train what is missing, time everything, and keep the figures."""
+    parent = work / f"{case.name}-parent"
+    if not parent.exists():
+        edgetl(
+            "train", str(folder_of(case, work)), "-o", str(parent), "--image-size", str(case.side),
+            "--epochs-finetune", str(TEACHER_EPOCHS[case.data]), "--seed", str(case.seed),
+            "--cache-folder", str(work / "cache"),
+        )  # fmt: skip
+    models = {}
+    for name, options in LADDER.items():
+        model = work / f"{case.name}-{name.replace(' ', '-')}"
+        if not model.exists():
+            edgetl(
+                "compress",
+                str(parent),
+                "-o",
+                str(model),
+                "--max-drop",
+                "3",
+                "--seed",
+                str(case.seed),
+                *options,
+            )
+        models[name] = model
+    rates = {side: speeds(parent, models, side) for side in (case.side, LARGE)}
+    figures = {"case": case.name, "side": case.side, "keras": keras_rate(work, case), "parent": facts(parent)}
+    figures["rungs"] = {name: facts(model) for name, model in models.items()}
+    figures["rates"] = {str(side): found for side, found in rates.items()}
+    (work / f"{case.name}-ladder.json").write_text(json.dumps(figures))
+
+
+def folder_of(case: Case, work: Path) -> Path:
+    """The images, made when they are missing."""
+    if case.data == "emoji":
+        data = work / "emoji"
+        if not data.exists():
+            copy_samples(data, ("noto", "twemoji"))
+        return data
+    many = case.data.endswith("60000")
+    return write_folders(work / case.data, train=5900 if many else 200, val=100 if many else 50)
+
+
+def facts(model: Path) -> dict:
+    """What the card says, in numbers."""
+    found = card(model)
+    compression = found["compression"]
+    training = found["training"]
+    return {
+        "accuracy": found["scores"]["keras"]["accuracy"],
+        "images": found["scores"]["keras"]["images"],
+        "train_images": found["data"]["roles"]["train"]["images"],
+        "channels": list(Model.open(model).card.network.channels),
+        "epochs": len(training["history"]),
+        "kept": f"{training['chosen_stage']} {training['chosen_epoch']}",
+        "minutes": training["minutes"],
+        "giga_macs": next((a["giga_macs"] for a in compression["attempts"] if a["chosen"]), 0)
+        if compression
+        else 0,
+        "parity": {one["artifact"]: one for one in compression["parity"]} if compression else {},
+        "scores": {name: score["accuracy"] for name, score in found["scores"].items()},
+        "sizes": {artifact["name"]: artifact["size_bytes"] for artifact in found["artifacts"]},
+    }
+
+
+def speeds(parent: Path, models: dict[str, Path], side: int) -> dict[str, float]:
+    """Images a second of the unpruned float32 file and of every int8 file, all in turn; medians."""
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), np.uint8)
+    runs: dict[str, Callable[[], object]] = {}
+    whole_network = Model.open(parent)
+    for form in Format:
+        runs[f"{form} fp32 unpruned"] = runner(whole_network, side, pixels, form, Precision.FP32)
+        runs[f"{form} int8 unpruned"] = runner(whole_network, side, pixels, form, Precision.INT8)
+        for name, folder in models.items():
+            runs[f"{form} int8 {name}"] = runner(Model.open(folder), side, pixels, form, Precision.INT8)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - started)
+    return {name: BATCH / statistics.median(found) for name, found in times.items()}
+
+
+def runner(
+    model: Model, side: int, pixels: np.ndarray, form: Format, precision: Precision
+) -> Callable[[], object]:
+    """One batch through one file of the network for images of `side` pixels."""
+    layers = at_side(open_layers(model), side)
+    spec = layers.spec
+    other = Model(model.folder, replace(model.card, input=spec))
+    classifier = classifier_of(
+        build(Sources(layers, pixels), other, Variant(form, precision)).content, form, precision
+    )
+    classifier(pixels)
+    return lambda: classifier(pixels)
+
+
+def at_side(layers: Layers, side: int) -> Layers:
+    """The same weights for images of another size; averages and maxima do not care."""
+    spec = replace(layers.spec, height=side, width=side)
+    other = make_layers(layers.network, spec)
+    copy_weights(layers, other)
+    return other
+
+
+def keras_rate(work: Path, case: Case) -> float:
+    """Images a second of the copied path: ImageDataGenerator and `predict` of VGG16 with dense layers at 224."""
+    base = tf_keras.applications.VGG16(include_top=False, weights=None, input_shape=(LARGE, LARGE, 3))
+    out = tf_keras.layers.Dense(10, "softmax")(
+        tf_keras.layers.Dense(1024, "relu")(tf_keras.layers.Flatten()(base.output))
+    )
+    model = tf_keras.Model(base.input, out)
+    images = tf_keras.preprocessing.image.ImageDataGenerator(rescale=1 / 255).flow_from_directory(
+        str(folder_of(case, work) / "test"), target_size=(LARGE, LARGE), batch_size=BATCH, shuffle=False
+    )
+    model.predict(images, steps=1, verbose=0)
+    started = time.perf_counter()
+    model.predict(images, steps=KERAS_IMAGES // BATCH, verbose=0)
+    return KERAS_IMAGES / (time.perf_counter() - started)
+
+
+def text_of(kept: list[dict]) -> str:
+    """A table for each case, and what it means."""
+    intro = (
+        "`edgetl compress` from one trained parent, its data and seed. *Drop* and *at most* (exact one-sided 95 % "
+        "bound, points) are those of the int8 files against the unpruned parent in full precision on the test images. "
+        f"Images/s: batch {BATCH}, medians of {ROUNDS} rounds in which all files of a case run in turn; at {LARGE} "
+        "pixels the same network with the same weights. *x fp32*: over the unpruned float32 file in the same engine "
+        f"at {LARGE} pixels; *x Keras*: over Keras's ImageDataGenerator and `predict` with the classic VGG16 at "
+        f"{LARGE} pixels, reading files included, measured in the same run."
+    )
+    return "\n\n".join([intro, *map(case_text, kept)])
+
+
+def case_text(case: dict) -> str:
+    """One case."""
+    parent, large, own = case["parent"], case["rates"][str(LARGE)], case["rates"][str(case["side"])]
+    rows = []
+    for form in ("onnx", "tflite"):
+        base = large[f"{form} fp32 unpruned"]
+        for name in ("unpruned", *case["rungs"]):
+            facts_ = case["rungs"].get(name, {})
+            parity = facts_.get("parity", {}).get(f"{form}-int8")
+            rate = large[f"{form} int8 {name}"]
+            rows.append(
+                (
+                    form, name, "-".join(map(str, facts_.get("channels", parent["channels"]))),
+                    f"{facts_['sizes'][f'{form}-int8'] / 1e6:.2f}" if facts_ else "",
+                    f"{100 * facts_['scores'][f'{form}-int8']:.2f} %" if facts_ else f"{100 * parent['accuracy']:.2f} % (fp32)",
+                    f"{parity['drop_points']:+.2f}" if parity else "",
+                    f"{parity['drop_upper_points']:.2f}" if parity else "",
+                    f"{own[f'{form} int8 {name}']:.0f}", f"{rate:.0f}", f"{rate / base:.1f}",
+                    f"{rate / case['keras']:.0f}",
+                    f"{facts_['epochs']}" if facts_ else f"{parent['epochs']}", f"{facts_['minutes']:.1f}" if facts_ else f"{parent['minutes']:.1f}",
+                )
+            )  # fmt: skip
+    header = (
+        "engine", "kept", "channels", "MB", "accuracy", "drop", "at most", f"images/s at {case['side']}",
+        f"images/s at {LARGE}", "x fp32", "x Keras", "epochs", "minutes",
+    )  # fmt: skip
+    return (
+        f"**{case['case']}**: {parent['train_images']:,} training images, {parent['images']:,} test images. Parent: "
+        f"{100 * parent['accuracy']:.2f} %, kept {parent['kept']} of {parent['epochs']} entries of its history, "
+        f"{parent['minutes']:.1f} minutes; float32 at {LARGE} pixels {large['onnx fp32 unpruned']:.1f} (ONNX Runtime) "
+        f"and {large['tflite fp32 unpruned']:.1f} (LiteRT) images/s; Keras path {case['keras']:.1f} images/s.\n\n"
+        + table(header, rows)
+    )
+
+
+if __name__ == "__main__":
+    main()
