@@ -1,0 +1,147 @@
+"""What makes a small network as good as its parent: where it begins, and what it learns from.
+
+`python benchmarks/distillation.py WORK [--epochs 30]` needs Debian's `dataset-fashion-mnist` and about an hour. All
+networks have the same channels; only one thing differs from `edgetl compress` in each line.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from common import edgetl, publish, table
+from fashion import write_folders
+
+from edgetl.card import Model
+from edgetl.config import CompressConfig
+from edgetl.dataset import Role
+from edgetl.keras.checkpoint import Checkpoint, Clock
+from edgetl.keras.classifier import open_layers
+from edgetl.keras.compressing import start_of
+from edgetl.keras.distill import Distillation, distill
+from edgetl.keras.inputs import in_batches
+from edgetl.keras.network import Layers, make_layers, whole
+from edgetl.reference import read_reference
+from edgetl.statistics import paired_drop
+from edgetl.steps.compress import same_dataset
+from edgetl.steps.making import Sources
+from edgetl.steps.promise import Judge
+from edgetl.steps.workshop import Work, goals_for, prepare
+
+WIDTHS = (16, 32, 48, 64, 96, 96, 96, 160, 128, 112)
+SIDE = 64
+VARIANTS: dict[str, dict[str, float]] = {
+    "as it is": {},
+    "temperature 1": {"temperature": 1.0},
+    "temperature 2": {"temperature": 2.0},
+    "temperature 8": {"temperature": 8.0},
+    "no labels": {"label_weight": 0.0},
+    "half labels": {"label_weight": 0.5},
+    "labels alone": {"label_weight": 1.0},
+    "a third of the rate": {"rate": 3e-4},
+    "three times the rate": {"rate": 3e-3},
+}
+
+
+def main() -> None:
+    """Every variant from the same start, then other starts."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--epochs", type=int, default=30)
+    asked = parser.parse_args()
+    parent = asked.work / "distillation-parent"
+    if not parent.exists():
+        data = write_folders(asked.work / "fashion-2000", train=200, val=50)
+        edgetl("train", str(data), "-o", str(parent), "--image-size", str(SIDE), "--cut", "block4")
+    config = CompressConfig(epochs=asked.epochs)
+    work = prepared(Model.open(parent), config, asked.work)
+    bench = Bench(work)
+    start = start_of(work.larger, WIDTHS, work.larger.layers.network.cut)
+    rows = [bench.row("ranked and fitted", "before it learns", start, None)]
+    for name, changed in VARIANTS.items():
+        rows.append(bench.row("ranked and fitted", name, start, changed))
+    for name, make in {"largest weights, left as they were": by_weights, "random weights": at_random}.items():
+        rows.append(bench.row(name, "before it learns", make(work, start), None))
+        rows.append(bench.row(name, "as it is", make(work, start), {}))
+    header = ("begins with", "learns", "tuning", "test", "drop", "at most", "seconds")
+    text = (
+        f"Fashion-MNIST, {work.larger.lessons.images:,} training images, {SIDE} pixels, channels "
+        f"{'-'.join(map(str, WIDTHS))} of {'-'.join(map(str, work.larger.whole.widths))}, {asked.epochs} epochs of "
+        f"{work.larger.lessons.pictures} pictures each, one seed. Float networks on tuning and test images; *drop* and "
+        "*at most* (exact one-sided 95 % bound) in points against the parent.\n\n" + table(header, rows)
+    )
+    publish("distillation", "Where a small network begins, and what it learns from", text)
+
+
+def prepared(model: Model, config: CompressConfig, work: Path) -> Work:
+    """What `edgetl compress` has before its first try."""
+    partial = work / "distillation.partial"
+    partial.mkdir(exist_ok=True)
+    dataset = same_dataset(model, model.data_folder, config, partial)
+    sources = Sources(open_layers(model), dataset.roles[Role.CALIBRATION].pixels[:])
+    goals = goals_for(config, model.card)
+    return prepare(config, goals, Judge(model, sources), dataset, partial=partial, began=time.monotonic())
+
+
+class Bench:
+    """The images that networks are compared on."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        reference = read_reference(work.judge.model)
+        self.right = reference.probabilities.argmax(axis=1) == reference.labels
+
+    def row(
+        self, begins: str, learns: str, start: Layers, changed: dict[str, float] | None
+    ) -> tuple[str, ...]:
+        """Train with one thing changed (None: not at all), and see what comes of it."""
+        began = time.perf_counter()
+        layers = start if changed is None else self.trained(start, changed)
+        seconds = time.perf_counter() - began
+        roles = self.work.dataset.roles
+        accuracies = []
+        for role in (Role.TUNING, Role.CERTIFICATION):
+            found = in_batches(whole(layers).predict_on_batch, roles[role].pixels).argmax(axis=1)
+            accuracies.append(found == roles[role].labels)
+        drop = paired_drop(self.right, accuracies[1], 0.05)
+        line = (
+            begins, learns, f"{100 * accuracies[0].mean():.1f} %", f"{100 * accuracies[1].mean():.2f} %",
+            f"{100 * drop.drop:+.2f}", f"{100 * drop.upper:.2f}", "" if changed is None else f"{seconds:.0f}",
+        )  # fmt: skip
+        print(line, flush=True)
+        return line
+
+    def trained(self, start: Layers, changed: dict[str, float]) -> Layers:
+        """After learning."""
+        work = self.work
+        settings = replace(work.settings, **changed)
+        checkpoint = Checkpoint(work.partial / "none.npz", repr(settings), resume=False)
+        tuning = work.dataset.roles[Role.TUNING]
+        run = Distillation("try", work.larger.lessons, tuning, settings, checkpoint, Clock(None, 0.0), 0.0)
+        return distill(start, run, lambda _record: None)
+
+
+def by_weights(work: Work, start: Layers) -> Layers:
+    """Filters with the largest sums of absolute weights, nothing fitted (Li et al., ICLR 2017)."""
+    parent = work.larger.layers
+    made = make_layers(start.network, start.spec)
+    whole(made)
+    inputs = np.arange(3)
+    for old, new in zip(parent.convolutions, made.convolutions, strict=True):
+        kernel, bias = old.get_weights()
+        outputs = np.sort(np.argsort(-np.abs(kernel).sum(axis=(0, 1, 2)))[: new.filters])
+        new.set_weights([kernel[:, :, inputs][..., outputs], bias[outputs]])
+        inputs = outputs
+    return made
+
+
+def at_random(_work: Work, start: Layers) -> Layers:
+    """He initialisation."""
+    made = make_layers(start.network, start.spec)
+    whole(made)
+    return made
+
+
+if __name__ == "__main__":
+    main()
