@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from edgetl.cli import bench, cache, data, demo, doctor, evaluate, export, predict, report, train, verify
+from edgetl.cli import (
+    bench,
+    cache,
+    data,
+    demo,
+    doctor,
+    drift,
+    evaluate,
+    export,
+    predict,
+    report,
+    train,
+    verify,
+)
 from edgetl.cli.command import register
 
 COMMANDS = {
@@ -16,6 +29,7 @@ COMMANDS = {
     "export": export.export,
     "verify": verify.verify,
     "predict": predict.predict,
+    "drift": drift.drift,
     "bench": bench.bench,
     "report": report.report,
     "cache": cache.cache,
