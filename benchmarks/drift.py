@@ -25,8 +25,8 @@ from edgetl.engines import open_classifier, run_batches
 from edgetl.steps.drift import drift
 from edgetl.steps.predict import default_artifact
 
-VARIANTS = 12  # of each image
-RUNS, RUNS_WITHOUT = 40, 100
+VARIANTS = 8  # of each image
+RUNS, RUNS_WITHOUT = 20, 100
 SIZES = ((232, 100), (232, 300), (232, 1000), (1000, 1000))  # reference, results
 SHIFTS = {
     "brightness": {f"x {part}": lambda image, part=part: ImageEnhance.Brightness(image).enhance(part) for part in (0.8, 0.6, 0.4)},
@@ -37,43 +37,43 @@ MIX = (2, 4, 8)  # times as many of one class
 
 
 def main() -> None:
-    """Make the worlds, draw from them, count verdicts."""
+    """Draw from worlds with and without shifts, count verdicts."""
     started = time.perf_counter()
     model = Model.open(ROOT / "models" / "demo")
     noto = probabilities(model, "noto", lambda image: image)
-    worlds = {("none", "", part): noto for part in ("",)}
+    rows = [("none", "", *cells(model, noto, drawing(noto), RUNS_WITHOUT))]
+    for kind, strength, draw in shifts(model, noto):
+        rows.append((kind, strength, *cells(model, noto, draw, RUNS)))
+    publish("drift", "Drift that is found", text(rows, time.perf_counter() - started))
+
+
+def shifts(model: Model, noto: np.ndarray):
+    """Every planted shift: its kind, its strength, and what draws results from its world."""
     for kind, strengths in SHIFTS.items():
         for name, change in strengths.items():
-            worlds[kind, name, ""] = probabilities(model, "noto", change)
+            yield kind, name, drawing(probabilities(model, "noto", change))
     twemoji = probabilities(model, "twemoji", lambda image: image)
-    print(f"worlds made in {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    rows = []
-    for (kind, strength, _), world in worlds.items():
-        runs = RUNS_WITHOUT if kind == "none" else RUNS
-        rows.append(
-            (
-                kind,
-                strength,
-                *cells(model, noto, lambda random, size, world=world: some(random, world, size), runs),
-            )
-        )
     for part in OTHER_STYLE:
-
-        def draw(random, size, part=part):
-            other = random.binomial(size, part)
-            return np.concatenate([some(random, twemoji, other), some(random, noto, size - other)])
-
-        rows.append(("new domain", f"{part:.0%} in the other style", *cells(model, noto, draw, RUNS)))
+        yield "new domain", f"{part:.0%} in the other style", mixing(noto, twemoji, part)
     for times in MIX:
         weights = np.where(noto.argmax(axis=1) == model.card.labels.index("flag"), times, 1.0)
-        rows.append(
-            (
-                "class mix",
-                f"{times} x as many flags",
-                *cells(model, noto, lambda random, size, w=weights: some(random, noto, size, w), RUNS),
-            )
-        )
-    publish("drift", "Drift that is found", text(rows, time.perf_counter() - started))
+        yield "class mix", f"{times} x as many flags", drawing(noto, weights)
+
+
+def drawing(world: np.ndarray, weights: np.ndarray | None = None):
+    """What draws rows of a world with replacement."""
+    shares = None if weights is None else weights / weights.sum()
+    return lambda random, size: world[random.choice(len(world), size, p=shares)]
+
+
+def mixing(world: np.ndarray, other: np.ndarray, part: float):
+    """What draws rows of two worlds."""
+
+    def draw(random: np.random.Generator, size: int) -> np.ndarray:
+        count = random.binomial(size, part)
+        return np.concatenate([drawing(other)(random, count), drawing(world)(random, size - count)])
+
+    return draw
 
 
 def probabilities(model: Model, style: str, change) -> np.ndarray:
@@ -99,13 +99,6 @@ def varied(image: Image.Image, random: np.random.Generator) -> Image.Image:
     )
 
 
-def some(
-    random: np.random.Generator, world: np.ndarray, size: int, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Rows of a world, drawn with replacement."""
-    return world[random.choice(len(world), size, p=None if weights is None else weights / weights.sum())]
-
-
 def cells(model: Model, noto: np.ndarray, draw, runs: int) -> list[str]:
     """For each size, how many runs are called drifted, and how many not."""
     told = []
@@ -122,7 +115,7 @@ def one_run(model: Model, noto: np.ndarray, draw, sizes: tuple[int, int], seed: 
     random = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as place:
         before, now = Path(place) / "before.parquet", Path(place) / "now.parquet"
-        write(before, some(random, noto, sizes[0]), model.card.labels)
+        write(before, drawing(noto)(random, sizes[0]), model.card.labels)
         write(now, draw(random, sizes[1]), model.card.labels)
         return drift(model, now, DriftConfig(reference=before, seed=seed)).verdict
 

@@ -103,14 +103,9 @@ def compare_counts(
     sizes = int(old.sum()), int(new.sum())
     drawn = random.multivariate_hypergeometric(old + new, sizes[1], PERMUTATIONS, method="marginals")
     permuted = kl_divergence(drawn, old + new - drawn)
-    permuted_index = stability_index(drawn, old + new - drawn)
     olds = random.multinomial(sizes[0], smoothed(old), RESAMPLES)
     news = random.multinomial(sizes[1], smoothed(new), RESAMPLES)
     divergence = float(kl_divergence(new, old))
-    needed = (
-        _rows_needed(permuted, tolerance, sizes),
-        _rows_needed(permuted_index, 2 * tolerance, sizes),
-    )
     return Comparison(
         (
             _distance("KL", divergence, kl_divergence(news, olds), tolerance),
@@ -118,7 +113,7 @@ def compare_counts(
         ),
         _permutation_p(divergence, permuted),
         min(sizes) >= ROWS_PER_BIN * len(old),
-        *max(needed),
+        *_counts_needed(old + new, tolerance, sizes, random),
     )
 
 
@@ -176,7 +171,7 @@ def compare_vectors(
         (_as_share(distance, 2 * alike),),
         _permutation_p(float(squared), permuted),
         min(sizes) >= ROWS_PER_BIN * CONFIDENCE_BINS,
-        *_rows_needed(permuted, allowed, sizes),
+        *_at_least(ROWS_PER_BIN * CONFIDENCE_BINS, _rows_needed(permuted, allowed, sizes), sizes),
     )
 
 
@@ -239,6 +234,23 @@ def _permutation_p(value: float, permuted: Floats) -> float:
     return (1 + as_far) / (1 + len(permuted))
 
 
+def _counts_needed(
+    both: Counts, tolerance: float, sizes: tuple[int, int], random: np.random.Generator
+) -> tuple[float, int]:
+    """Like `_rows_needed`, by drawing samples without a shift that are not ruled by the smoothing."""
+    least = ROWS_PER_BIN * len(both)
+    enough = max(sizes[0], least), max(sizes[1], least)
+    olds, news = (random.multinomial(size, both / both.sum(), PERMUTATIONS) for size in enough)
+    by_kl = _rows_needed(kl_divergence(news, olds), tolerance, enough)
+    by_index = _rows_needed(stability_index(news, olds), 2 * tolerance, enough)
+    return _at_least(least, max(by_kl, by_index), sizes)
+
+
+def _at_least(least: int, needed: tuple[float, int], sizes: tuple[int, int]) -> tuple[float, int]:
+    """No fewer rows than an interval needs to be trusted, on both sides."""
+    return (max(needed[0], least) if sizes[0] >= least else math.inf), max(needed[1], least)
+
+
 def _rows_needed(permuted: Floats, threshold: float, sizes: tuple[int, int]) -> tuple[float, int]:
     """Rows of the new sample, and of each of two equal ones, with which chance stays below the threshold.
 
@@ -279,4 +291,5 @@ def _permuted_mmd(kernel: NDArray[np.float32], sizes: tuple[int, int], random: n
 
 def _bootstrap_weights(size: int, random: np.random.Generator) -> Floats:
     """How often each of `size` rows is drawn in a resample, over `size`: float64 [size, RESAMPLES]."""
-    return random.multinomial(size, np.full(size, 1 / size), RESAMPLES).T / size
+    drawn = random.integers(0, size, (RESAMPLES, size)) + size * np.arange(RESAMPLES)[:, None]
+    return np.bincount(drawn.ravel(), minlength=size * RESAMPLES).reshape(RESAMPLES, size).T / size

@@ -336,7 +336,7 @@ def test_exit_codes_and_what_is_printed(model, tmp_path, invoke):
         assert result.stdout.endswith(f"verdict: {verdict}\n")
         as_json = invoke("drift", model.folder, paths[name], "--reference", paths["before"], "--json")
         assert (as_json.exit_code, json.loads(as_json.stdout)["verdict"]) == (code, verdict)
-    assert "too few images; with about" in result.stdout
+    assert "12 images are too few; with about" in result.stdout
 
 
 def test_from_python(model, tmp_path):

@@ -224,7 +224,13 @@ def test_no_shift_of_classes_is_seldom_called_drifted(classes, rows):
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize(
     ("classes", "rows"),
-    [(2, (100, 100)), (15, (100, 100)), (15, (232, 1000)), (15, (1000, 300)), (100, (500, 500))],
+    [
+        (2, (100, 100)),
+        (15, (100, 100)),
+        (15, (232, 1000)),
+        (15, (1000, 300)),
+        pytest.param(100, (500, 500), marks=pytest.mark.slow),
+    ],
 )
 def test_a_shift_as_large_as_the_threshold_is_seldom_called_none(classes, rows, place):
     random = generator(3)

@@ -59,7 +59,8 @@ def _show(found: "Drift") -> None:
             f"{100 * one.difference_low:+.1f} to {100 * one.difference_high:+.1f}"
         )
     lines(*(f"note: {note}" for note in found.notes))
-    lines(*filter(None, map(_missing, found.aspects)), f"verdict: {found.verdict}")
+    missing = [_missing(aspect, found.rows) for aspect in found.aspects]
+    lines(*filter(None, missing), f"verdict: {found.verdict}")
 
 
 def _rows(aspect: "DriftAspect") -> list[tuple[str, ...]]:
@@ -86,7 +87,7 @@ def _measured(distance: "Distance") -> tuple[str, ...]:
     )
 
 
-def _missing(aspect: "DriftAspect") -> str:
+def _missing(aspect: "DriftAspect", all_rows: int) -> str:
     """How many images would settle an aspect that cannot be told."""
     if aspect.verdict != "cannot tell":
         return ""
@@ -97,7 +98,8 @@ def _missing(aspect: "DriftAspect") -> str:
         )
     if aspect.rows_needed <= aspect.rows:
         return f"{aspect.name}: a change is neither proven nor proven to be small"
+    more = " (raise --vectors)" if aspect.rows < all_rows else ""
     return (
-        f"{aspect.name}: too few images; with about {aspect.rows_needed}, no change would be seen as none in "
-        "80 of 100 cases"
+        f"{aspect.name}: {aspect.rows} images are too few{more}; with about {aspect.rows_needed}, no change "
+        "would be seen as none in 80 of 100 cases"
     )
