@@ -134,7 +134,8 @@ def text(rows: list[tuple[str, ...]], seconds: float) -> str:
     return (
         "The shipped model on variants of the shipped test images, tolerance 0.1; rows hold class and largest "
         "probability, as `edgetl predict` writes them. Each cell: runs called *drifted* / *not drifted*; the rest is "
-        "*cannot tell*. Columns: images in the results against images in the reference, both drawn anew in each run.\n\n"
+        "*cannot tell*. A weak shift is called *not drifted* where it is proven to be smaller than the tolerance. "
+        "Columns: images in the results against images in the reference, both drawn anew in each run.\n\n"
         + table(header, rows)
         + f"\n\nWithout a shift, at most 5 of 100 runs are to be called drifted; a sound test exceeds {most} in one of "
         f"1,000 tables. All runs took {seconds / 60:.0f} minutes."

@@ -339,6 +339,13 @@ def test_exit_codes_and_what_is_printed(model, tmp_path, invoke):
     assert "12 images are too few; with about" in result.stdout
 
 
+def test_a_change_that_is_smaller_than_allowed_is_told(model, tmp_path, invoke):
+    before = write(tmp_path / "before.csv", predictions(outputs(4000, 1)))
+    now = write(tmp_path / "now.csv", predictions(outputs(4000, 2, mix=(1, 1, 1.3))))
+    result = invoke("drift", model.folder, now, "--reference", before)
+    assert "classes: a change is proven, and proven to be smaller than allowed" in result.stdout
+
+
 def test_from_python(model, tmp_path):
     path = write(tmp_path / "rows.csv", predictions(outputs(100)))
     found = edgetl.open(model.folder).drift(str(path), DriftConfig(seed=1))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgetl.results import Drift, DriftAspect
 
 MOST_CLASSES = 5
+SURELY = 0.05
 COLUMNS = ("what", "rows", "measure", "value", "95 % interval", "allowed", "p", "verdict")
 EXIT_CODES = {
     "not drifted": ExitCode.DONE,
@@ -59,8 +60,8 @@ def _show(found: "Drift") -> None:
             f"{100 * one.difference_low:+.1f} to {100 * one.difference_high:+.1f}"
         )
     lines(*(f"note: {note}" for note in found.notes))
-    missing = [_missing(aspect, found.rows) for aspect in found.aspects]
-    lines(*filter(None, missing), f"verdict: {found.verdict}")
+    remarks = [_remark(aspect, found.rows) for aspect in found.aspects]
+    lines(*filter(None, remarks), f"verdict: {found.verdict}")
 
 
 def _rows(aspect: "DriftAspect") -> list[tuple[str, ...]]:
@@ -87,8 +88,10 @@ def _measured(distance: "Distance") -> tuple[str, ...]:
     )
 
 
-def _missing(aspect: "DriftAspect", all_rows: int) -> str:
-    """How many images would settle an aspect that cannot be told."""
+def _remark(aspect: "DriftAspect", all_rows: int) -> str:
+    """A change that does not count, or how many images would settle an aspect that cannot be told."""
+    if aspect.verdict == "not drifted" and aspect.p_adjusted <= SURELY:
+        return f"{aspect.name}: a change is proven, and proven to be smaller than allowed"
     if aspect.verdict != "cannot tell":
         return ""
     if aspect.rows_needed < 0:
