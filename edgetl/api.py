@@ -17,6 +17,7 @@ from edgetl.config import (
     CacheConfig,
     CompressConfig,
     DataConfig,
+    DriftConfig,
     EvalConfig,
     ExportConfig,
     PredictConfig,
@@ -25,7 +26,7 @@ from edgetl.config import (
     VerifyConfig,
 )
 from edgetl.errors import needing
-from edgetl.results import CacheUsage, DataReport, Finding, Parity, Scores, Timing
+from edgetl.results import CacheUsage, DataReport, Drift, Finding, Parity, Scores, Timing
 from edgetl.rows import Prediction
 
 
@@ -119,6 +120,12 @@ class OpenModel:
         from edgetl.steps.predict import iterate
 
         return list(iterate(self._model, images, config or PredictConfig()))
+
+    def drift(self, results: str | Path, config: DriftConfig | None = None) -> Drift:
+        """Compare results of this model with its certification images or earlier results; see `verdict`."""
+        from edgetl.steps.drift import drift as step
+
+        return step(self._model, Path(results), config or DriftConfig())
 
     def bench(self, config: BenchConfig | None = None) -> tuple[Timing, ...]:
         """Time artifacts on this machine."""

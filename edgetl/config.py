@@ -32,6 +32,7 @@ __all__ = [
     "CompressConfig",
     "DataConfig",
     "DemoConfig",
+    "DriftConfig",
     "EvalConfig",
     "ExportConfig",
     "FeaturePrecision",
@@ -396,3 +397,15 @@ class CacheConfig(Checked):
     folder: Path | None = option(
         None, "The cache (default: $EDGETL_CACHE_DIR, $XDG_CACHE_HOME/edgetl or ~/.cache/edgetl)."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftConfig(Checked):
+    """What is compared, and how much may change."""
+
+    reference: Path | None = option(
+        None, "Earlier results to compare with (default: the certification images)."
+    )
+    tolerance: float = option(0.1, "Change allowed: KL in nats, PSI / 2, share moved.", min=0.001, max=1)
+    vectors: int = option(1000, "Rows of each side whose vectors are compared.", min=50, max=3000)
+    seed: int = option(0, "Seed of every random choice.", min=0)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from edgetl.drifting import Distance, DriftVerdict
 from edgetl.measures import ClassScore
 from edgetl.statistics import Verdict
 
@@ -292,3 +293,51 @@ class CacheUsage:
     freed_bytes: int
     damaged: tuple[str, ...]  # files of rows without a whole index, relative to the folder
     foreign: tuple[str, ...]  # what others put there, or another version
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Results of a model against a reference."""
+
+    results: str
+    reference: str  # a results file, or the certification images of the model
+    tolerance: float  # KL in nats; twice of it for PSI; as a share for moved shares
+    rows: int  # classified images
+    reference_rows: int
+    refused_share: float
+    reference_refused_share: float
+    mean_confidence: float
+    reference_mean_confidence: float
+    aspects: tuple["DriftAspect", ...]
+    classes: tuple["ClassShift", ...]  # those whose share moved most
+    notes: tuple[str, ...]  # what was not compared, and why
+    verdict: DriftVerdict
+
+
+@dataclass(frozen=True)
+class DriftAspect:
+    """One side on which results and reference were compared."""
+
+    name: str  # "classes", "confidence", "outputs", "embeddings" or "refused"
+    compared: str  # what exactly
+    rows: int
+    reference_rows: int
+    distances: tuple[Distance, ...]
+    p_value: float  # of "nothing changed", by permutation
+    p_adjusted: float  # after Holm's correction for all aspects
+    verdict: DriftVerdict
+    rows_needed: (
+        int  # about how many would prove that nothing changed, if so; 0: decided; -1: the reference is small
+    )
+    reference_rows_needed: int  # about how many in results and reference alike; 0: decided
+
+
+@dataclass(frozen=True)
+class ClassShift:
+    """The share of one predicted class, 0..1, before and now."""
+
+    label: str
+    reference_share: float
+    share: float
+    difference_low: float  # 95 % interval of share - reference_share (Newcombe 1998, from Wilson's)
+    difference_high: float

@@ -27,7 +27,7 @@ TRAINING = {
     "safetensors", "tensorflow_model_optimization",
 }  # fmt: skip
 ENGINES = {"numpy", "PIL", "onnxruntime", "pyarrow", "ai_edge_litert", "ai_edge_quantizer"}
-DEVICE_STEPS = ("bench", "cache", "data", "doctor", "evaluate", "predict", "report", "verify")
+DEVICE_STEPS = ("bench", "cache", "data", "doctor", "drift", "evaluate", "predict", "report", "verify")
 
 
 def functions(tree: ast.AST) -> Iterator[Function]:
