@@ -1,10 +1,11 @@
 """How small and how fast: the ladder of `edgetl compress`, against the network it began with.
 
-    python benchmarks/compression.py WORK [CASE ...]
+    python benchmarks/compression.py WORK [--students] [CASE ...]
 
 A case is a data set, a number of pixels and a seed: fashion-2000-64-0, emoji-64-0, fashion-60000-48-0 ...
 Needs Debian's `dataset-fashion-mnist`. Networks that are in WORK already are not trained again; speed is
 measured anew, all files in turn. A case of 2,000 images takes about an hour, one of 60,000 most of a day.
+With --students every rival learns beside one rung of the ladder (hours more), and they are listed after it.
 """
 
 import argparse
@@ -35,6 +36,8 @@ LADDER = {  # name and options of each rung
     "800 kB": ("--max-size", "800KB"),
     "600 kB": ("--max-size", "600KB"),
 }
+STUDENTS = "mobilenet_v2,mobilenet_v2_035,mobilenet_v3_small,efficientnet_b0,efficientnet_lite0"
+BESIDE = "quarter"  # the rung that rivals learn beside
 LARGE = 224  # pixels of published figures
 BATCH, ROUNDS = 8, 9
 KERAS_IMAGES = 48
@@ -60,15 +63,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("work", type=Path)
     parser.add_argument("names", nargs="*", default=["fashion-2000-64-0"])
+    parser.add_argument("--students", action="store_true")
     asked = parser.parse_args()
     for name in asked.names:
         data, side, seed = name.rsplit("-", 2)
-        measure(Case(data, int(side), int(seed)), asked.work)
+        measure(Case(data, int(side), int(seed)), asked.work, students=asked.students)
     kept = [json.loads(path.read_text()) for path in sorted(asked.work.glob("*-ladder.json"))]
     publish("compression", "Fewer channels", text_of(kept))
 
 
-def measure(case: Case, work: Path) -> None:
+def measure(case: Case, work: Path, *, students: bool) -> None:
     """Train what is missing, time everything, and keep the figures."""
     parent = work / f"{case.name}-parent"
     if not parent.exists():
@@ -78,7 +82,9 @@ def measure(case: Case, work: Path) -> None:
             "--cache-folder", str(work / "cache"),
         )  # fmt: skip
     models = {}
-    for name, options in LADDER.items():
+    for name, options in (
+        LADDER | ({"rivals": (*LADDER[BESIDE], "--student", STUDENTS)} if students else {})
+    ).items():
         model = work / f"{case.name}-{name.replace(' ', '-')}"
         if not model.exists():
             edgetl(
@@ -92,10 +98,13 @@ def measure(case: Case, work: Path) -> None:
                 str(case.seed),
                 *options,
             )
-        models[name] = model
+        if name in LADDER:
+            models[name] = model
     rates = {side: speeds(parent, models, side) for side in (case.side, LARGE)}
     figures = {"case": case.name, "side": case.side, "keras": keras_rate(work, case), "parent": facts(parent)}
     figures["rungs"] = {name: facts(model) for name, model in models.items()}
+    rivals = work / f"{case.name}-rivals"
+    figures["tries"] = card(rivals)["compression"]["attempts"] if rivals.exists() else []
     figures["rates"] = {str(side): found for side, found in rates.items()}
     (work / f"{case.name}-ladder.json").write_text(json.dumps(figures))
 
@@ -235,6 +244,28 @@ def case_text(case: dict) -> str:
         f"{parent['minutes']:.1f} minutes; float32 at {LARGE} pixels {large['onnx fp32 unpruned']:.1f} (ONNX Runtime) "
         f"and {large['tflite fp32 unpruned']:.1f} (LiteRT) images/s; Keras path {case['keras']:.1f} images/s.\n\n"
         + table(header, rows)
+        + rivals_text(case.get("tries", []))
+    )
+
+
+def rivals_text(tries: list[dict]) -> str:
+    """What other networks made of the same lessons, beside the pruned VGG16 of the same run."""
+    if not tries:
+        return ""
+    rows = [
+        (
+            one["student"] or "-".join(map(str, one["widths"])), f"{one['parameters'] / 1e6:.2f}",
+            f"{1000 * one['giga_macs']:.1f}", f"{one['size_bytes'] / 1e6:.2f}", f"{one['latency_ms']:.2f}",
+            f"{one['epochs']}", f"{100 * one['tuning_accuracy']:.2f} %", f"{one['harmful']} / {one['helpful']}",
+            f"{one['expected_upper_points']:.2f}",
+        )
+        for one in sorted(tries, key=lambda one: one["giga_macs"])
+    ]  # fmt: skip
+    header = ("network", "M weights", "million MAC", "MB", "ms", "epochs", "tuning", "flips", "at most")
+    return (
+        f"\n\nRivals, from random weights, and the pruned VGG16 of the same run (`--student`): int8 ONNX files on "
+        f"{tries[0]['images']:,} tuning images; one image, median. *Flips*: harmful and helpful against the parent; "
+        "*at most*: the drop in points that certification should prove.\n\n" + table(header, rows)
     )
 
 

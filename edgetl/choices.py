@@ -89,6 +89,21 @@ class TrunkInput(StrEnum):
     TORCHVISION = "torchvision"
 
 
+class Student(StrEnum):
+    """Small networks of others that learn beside a smaller VGG16, as rivals.
+
+    MobileNetV2 with all and with 0.35 of its channels (Sandler et al., CVPR 2018), MobileNetV3-Small (Howard
+    et al., ICCV 2019), EfficientNet-B0 (Tan & Le, ICML 2019), and EfficientNet-Lite0: B0 with ReLU6 and
+    without squeeze-and-excitation, as its authors published it for integer arithmetic.
+    """
+
+    MOBILENET_V2 = "mobilenet_v2"
+    MOBILENET_V2_035 = "mobilenet_v2_035"
+    MOBILENET_V3_SMALL = "mobilenet_v3_small"
+    EFFICIENTNET_B0 = "efficientnet_b0"
+    EFFICIENTNET_LITE0 = "efficientnet_lite0"
+
+
 class Format(StrEnum):
     """File formats of exported models."""
 

@@ -15,6 +15,7 @@ from edgetl.choices import (
     Optimizer,
     Precision,
     Recipe,
+    Student,
     Target,
     TrunkInput,
     Unfreeze,
@@ -43,6 +44,7 @@ __all__ = [
     "PredictConfig",
     "Recipe",
     "ReportConfig",
+    "Student",
     "Target",
     "TrainConfig",
     "TrunkInput",
@@ -306,6 +308,18 @@ class CompressConfig(Checked):
         "Varied and mixed pictures of each image to learn from (default: by the number of images).",
         min=1,
         max=256,
+        panel="Training",
+    )
+    student: str | None = option(
+        None,
+        "Rivals, comma separated: mobilenet_v2, mobilenet_v2_035, mobilenet_v3_small, efficientnet_b0, "
+        "efficientnet_lite0. Each learns as the tries do and is listed with them, never chosen or written: a "
+        "model folder holds a VGG16.",
+        panel="Training",
+    )
+    student_weights: Path | None = option(
+        None,
+        "Weights that --student begins with: .h5 or .keras of tf_keras, without top (default: random).",
         panel="Training",
     )
     augment: Augment = option(Augment.LIGHT, "off, light or strong.", panel="Training")

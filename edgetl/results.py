@@ -135,7 +135,8 @@ class LayerCost:
 class Attempt:
     """One smaller network that was trained, by the tuning images and what its int8 ONNX file costs here."""
 
-    widths: tuple[int, ...]  # channels of each convolution
+    student: str  # a rival's name, "" for a VGG16 with fewer channels
+    widths: tuple[int, ...]  # channels of each convolution; none for a rival
     parameters: int  # of the whole network
     giga_macs: float  # multiply-adds of one image, in 1e9
     size_bytes: int  # of the int8 ONNX file

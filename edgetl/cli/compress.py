@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgetl.steps.compress import Compressed
 
 HEADER = ("channels", "weights", "GMAC", "int8 file", "one image", "tuning", "flips", "at most", "goals")
+RIVALS = "Networks with a name are rivals: they learnt as the tries did, and are never chosen."
 
 
 @command(CompressConfig)
@@ -50,7 +51,8 @@ def _show(compressed: "Compressed") -> None:
         f"goals: {compressed.goals}. Flips (harmful / helpful, against {compressed.parent}, full precision) "
         "are those of tuning images; at most: the drop in points that certification should then prove."
     )
-    table("", HEADER, [*map(_row, order), before], [note])
+    notes = [note, RIVALS] if any(attempt.student for attempt in compressed.attempts) else [note]
+    table("", HEADER, [*map(_row, order), before], notes)
     for explained in compressed.explained:
         lines(explanation(explained))
     if compressed.parity:
@@ -65,7 +67,7 @@ def _show(compressed: "Compressed") -> None:
 
 def _row(attempt: "Attempt") -> tuple[str, ...]:
     return (
-        "-".join(map(str, attempt.widths)),
+        attempt.student or "-".join(map(str, attempt.widths)),
         f"{attempt.parameters / 1e6:.2f} M",
         f"{attempt.giga_macs:.3f}",
         size(attempt.size_bytes),

@@ -2,8 +2,10 @@
 
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,15 +69,25 @@ class AttemptFiles:
 
     def write(self, made: Made) -> None:
         """Keep a trained network; its checkpoint goes."""
+        self.write_weights(whole(made.layers).get_weights(), made.history)
+
+    def write_weights(self, weights: Sequence[Array], history: tuple[EpochRecord, ...]) -> None:
+        """The same of any network."""
         buffer = io.BytesIO()
-        history = np.frombuffer(to_json(_History(made.history)).encode(), np.uint8)
-        weights = {f"weight-{i:03d}": value for i, value in enumerate(whole(made.layers).get_weights())}
-        np.savez(buffer, identity=np.array(self.identity), history=history, **weights)
+        records = np.frombuffer(to_json(_History(history)).encode(), np.uint8)
+        named: dict[str, Any] = {f"weight-{i:03d}": value for i, value in enumerate(weights)}
+        np.savez(buffer, identity=np.array(self.identity), history=records, **named)
         write_atomically(self._result, buffer.getvalue())
         self.checkpoint.unlink(missing_ok=True)
 
     def read(self, network: Network, spec: InputSpec) -> Made | None:
         """The trained network, if it was kept; None also for a file that is damaged: it is made again."""
+        layers = make_layers(network, spec)
+        history = self.read_weights(whole(layers))
+        return None if history is None else Made(layers, history)
+
+    def read_weights(self, model: Any) -> tuple[EpochRecord, ...] | None:
+        """Put the weights that were kept into a Keras model; None if there are none, or a damaged file."""
         if not self._result.is_file():
             return None
         try:
@@ -84,8 +96,7 @@ class AttemptFiles:
                     return None
                 history = from_json(_History, file["history"].tobytes()).records
                 weights = [file[name] for name in sorted(file.files) if name.startswith("weight")]
-            layers = make_layers(network, spec)
-            whole(layers).set_weights(weights)
+            model.set_weights(weights)
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, RecordError):
             return None
-        return Made(layers, history)
+        return history

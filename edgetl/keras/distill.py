@@ -84,15 +84,25 @@ def distill(layers: Layers, run: Distillation, on_epoch: Callable[[EpochRecord],
 
     Raises `EdgetlError` when training diverges.
     """
+    trained = make_layers(layers.network, layers.spec, run.settings.seed, run.settings.arithmetic)
+    copy_weights(layers, trained)
+    teach(above(trained, None, lambda features: features), run, on_epoch)
+    plain = make_layers(layers.network, layers.spec)
+    copy_weights(trained, plain)
+    return plain
+
+
+def teach(model: Any, run: Distillation, on_epoch: Callable[[EpochRecord], None]) -> None:
+    """Train any Keras model, uint8 RGB [N, H, W, 3] -> logits, in place; all epochs, or until time is up.
+
+    Raises `EdgetlError` when training diverges.
+    """
     settings = run.settings
     tf_keras.utils.set_random_seed(settings.seed)
     tf.config.experimental.enable_op_determinism()
-    trained = make_layers(layers.network, layers.spec, settings.seed, settings.arithmetic)
-    copy_weights(layers, trained)
-    model = above(trained, None, lambda features: features)
-    variables = model.trainable_variables
+    variables = model.variables  # with those that are not trained: averages of batches
     optimizer = tf_keras.optimizers.Adam(settings.rate, global_clipnorm=LARGEST_GRADIENT)
-    optimizer.build(variables)
+    optimizer.build(model.trainable_variables)
     run.checkpoint.restore(variables)
     run.checkpoint.enter_stage(0, variables, optimizer, again=False)
     step = _make_step(model, optimizer, settings)
@@ -120,9 +130,6 @@ def distill(layers: Layers, run: Distillation, on_epoch: Callable[[EpochRecord],
             )
             on_epoch(record)
             run.checkpoint.finish_epoch(record, variables, optimizer, run.clock.seconds)
-    plain = make_layers(layers.network, layers.spec)
-    copy_weights(trained, plain)
-    return plain
 
 
 def _run_epoch(

@@ -15,11 +15,14 @@ OPSET = 17  # the newest that OpenVINO, ONNX Runtime 1.12 and later, and ort-web
 
 def to_onnx(layers: Layers) -> onnx.ModelProto:
     """uint8 RGB [N, H, W, 3] "image" -> float32 [N, classes] "probabilities", float32 weights, opset 17."""
+    return converted_to_onnx(whole(layers))
+
+
+def converted_to_onnx(model: Any) -> onnx.ModelProto:
+    """The same of any Keras model, uint8 RGB [N, H, W, 3] -> probabilities."""
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    model = whole(layers)
-    size = (None, layers.spec.height, layers.spec.width, 3)
     converted, _ = tf2onnx.convert.from_keras(
-        model, input_signature=[tf.TensorSpec(size, tf.uint8, name="image")], opset=OPSET
+        model, input_signature=[tf.TensorSpec(model.input_shape, tf.uint8, name="image")], opset=OPSET
     )
     for value in (*converted.graph.input, *converted.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"

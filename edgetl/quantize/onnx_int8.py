@@ -91,7 +91,7 @@ class OnnxQuantizer:
         dense = last_dense(source)
         floats = [self.convolutions[number] for number in recipe.float_layers]
         excluded = [name for layer in floats for name in (layer.node, layer.relu)]
-        with _quiet():
+        with quiet():
             quantizer = QDQQuantizer(
                 source,
                 per_channel=True,
@@ -184,7 +184,7 @@ def calibrate(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> OnnxQuantize
 
 def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
     """Constants folded, shapes known. Through files: the library spoils a model that is given in memory."""
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         source, prepared = Path(folder) / "source.onnx", Path(folder) / "prepared.onnx"
         onnx.save(model, source)
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -303,7 +303,7 @@ def _array(tensor: onnx.TensorProto) -> NDArray[Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The quantizer logs through the root logger."""
     logger = logging.getLogger()
     level = logger.level

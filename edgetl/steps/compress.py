@@ -23,6 +23,7 @@ from edgetl.progress import COMMAND_SECONDS, say
 from edgetl.results import Attempt, Explained, Parity
 from edgetl.steps.making import Sources
 from edgetl.steps.promise import Judge, Kept, keep, refuse_too_few
+from edgetl.steps.rivals import compete, rivals_of
 from edgetl.steps.shrinking import search
 from edgetl.steps.train import summarise, write_folder
 from edgetl.steps.verify import verify
@@ -66,12 +67,14 @@ def compress(
     refuse_too_few(model, goals)
     layers = open_layers(model)
     given_widths(config, layers)  # refuses before any work
+    rivals = rivals_of(config, model.card)
     place = check_place(output, overwrite=config.overwrite, resume=config.resume)
     with working_folder(place, resume=config.resume) as partial:
         dataset = same_dataset(model, data or model.data_folder, config, partial)
         sources = Sources(layers, dataset.roles[Role.CALIBRATION].pixels[:])
         work = prepare(config, goals, Judge(model, sources), dataset, partial=partial, began=began)
-        made, attempts = search(work)
+        made, tries = search(work)
+        attempts = (*tries, *(compete(work, rival) for rival in rivals))
         if made is None:
             return None, _told(work, "", attempts, Kept((), (), (), (), ExitCode.CHECK_FAILED))
         small, kept = _finish(work, made, attempts, place)
@@ -138,7 +141,8 @@ def _card(work: Work, made: Made, attempts: Sequence[Attempt], temperature: floa
     settings = {
         field.name: str(getattr(work.config, field.name))
         for field in fields(work.config)
-        if field.name not in {"resume", "overwrite", "threads", "class_map", "unlabelled", "format"}
+        if field.name
+        not in {"resume", "overwrite", "threads", "class_map", "unlabelled", "format", "student_weights"}
     }
     training = TrainingSummary(
         settings=settings

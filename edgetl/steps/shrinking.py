@@ -6,18 +6,16 @@ from typing import NoReturn
 
 import numpy as np
 
-from edgetl.card import Model, Network
+from edgetl.card import Model
 from edgetl.classifier import Classifier
 from edgetl.config import Block, Format, Precision
 from edgetl.dataset import Role
 from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import CheckFailed
-from edgetl.files import fingerprint
 from edgetl.keras.attempts import AttemptFiles, Made
 from edgetl.keras.checkpoint import Checkpoint, Clock
 from edgetl.keras.compressing import given_widths, start_of
 from edgetl.keras.distill import Distillation, distill
-from edgetl.keras.history import versions
 from edgetl.keras.network import Layers
 from edgetl.keras.workplace import ATTEMPTS
 from edgetl.measures import mean_kl
@@ -25,7 +23,7 @@ from edgetl.progress import say
 from edgetl.results import Attempt
 from edgetl.steps.making import Sources, Variant, build
 from edgetl.steps.promise import latency_of
-from edgetl.steps.workshop import NETWORK_GOALS, Work
+from edgetl.steps.workshop import IMAGES_AT_ONCE, NETWORK_GOALS, Learnt, Work, identity_of, judged
 from edgetl.vgg16 import conv_shapes
 
 FIRST_SHARE = 1 / 12  # of the multiply-adds, for the first try where only the drop is limited
@@ -33,7 +31,6 @@ STEP = 2.0  # between tries
 MOST_ATTEMPTS = 4
 _MOST_BUILT = 6  # networks until one keeps to size and time
 _ENDING_SHARE = 0.15  # of the time allowed, for the proof
-_IMAGES_AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +144,7 @@ def _measured(work: Work, widths: Sequence[int], cut: Block) -> Start:
     layers = start_of(work.larger, widths, cut)
     size_bytes, classifier = _int8(work, layers)
     probabilities = run_batches(
-        classifier, work.tuning.pixels, _IMAGES_AT_ONCE, "looking at a smaller network"
+        classifier, work.tuning.pixels, IMAGES_AT_ONCE, "looking at a smaller network"
     )
     latency_ms = latency_of(classifier, work.tuning.pixels)
     divergence = mean_kl(work.tuning.probabilities, probabilities)
@@ -170,21 +167,15 @@ def _int8(work: Work, layers: Layers) -> tuple[int, Classifier]:
 def _try(work: Work, start: Start, number: int) -> tuple[Made, Attempt]:
     """Train one network, unless that has been done, and see what its int8 file does on tuning images."""
     network = start.layers.network
-    files = AttemptFiles(work.partial / ATTEMPTS, _identity(work, network))
+    files = AttemptFiles(work.partial / ATTEMPTS, identity_of(work, network))
     made = files.read(network, start.layers.spec)
     if made is None:
         made = _trained(work, start, files, f"try {number}")
         files.write(made)
     _, classifier = _int8(work, made.layers)
-    tuning = work.tuning
-    probabilities = run_batches(classifier, tuning.pixels, _IMAGES_AT_ONCE, f"try {number} on tuning images")
-    right, before = (
-        probabilities.argmax(axis=1) == tuning.labels,
-        tuning.probabilities.argmax(axis=1) == tuning.labels,
-    )
-    harmful, helpful = int((before & ~right).sum()), int((right & ~before).sum())
-    upper = tuning.expected_upper(harmful, helpful)
-    attempt = Attempt(
+    learnt = Learnt(
+        name=f"try {number}",
+        student="",
         widths=network.channels,
         parameters=sum(
             int(np.prod(weight.shape))
@@ -195,22 +186,8 @@ def _try(work: Work, start: Start, number: int) -> tuple[Made, Attempt]:
         size_bytes=start.size_bytes,
         latency_ms=start.latency_ms,
         epochs=len(made.history),
-        tuning_accuracy=float(right.mean()),
-        images=len(right),
-        harmful=harmful,
-        helpful=helpful,
-        expected_upper_points=100 * upper,
-        misses=work.goals.misses(
-            keeps=upper < work.goals.max_drop, size_bytes=start.size_bytes, latency_ms=start.latency_ms
-        ),
-        chosen=False,
     )
-    say(
-        f"try {number}: {100 * attempt.tuning_accuracy:.1f} % of {attempt.images} tuning images right, "
-        f"{harmful} harmful and {helpful} helpful flips: "
-        + (f"misses {' and '.join(attempt.misses)}" if attempt.misses else "keeps to all goals")
-    )
-    return made, attempt
+    return made, judged(work, learnt, classifier)
 
 
 def _trained(work: Work, start: Start, files: AttemptFiles, stage: str) -> Made:
@@ -231,20 +208,6 @@ def _limit_seconds(work: Work) -> float | None:
     end = 60 * work.config.minutes * (1 - _ENDING_SHARE)
     single = any(getattr(work.config, name) is not None for name in (*NETWORK_GOALS, "keep", "widths"))
     return end if single else work.seconds + max(1.0, (end - work.seconds) / 2)
-
-
-def _identity(work: Work, network: Network) -> str:
-    """Of all that decides what training gives."""
-    lessons = work.larger.lessons
-    return fingerprint(
-        [
-            *(f"{name} {number}" for name, number in versions().items()),
-            work.judge.model.card.keras_sha256,
-            repr((network, work.settings, lessons.pictures, work.config.augment, work.config.minutes)),
-            *[digest for role in Role for digest in work.dataset.roles[role].digests],
-            str(lessons.images),
-        ]
-    )
 
 
 def _widths_in_words(widths: Sequence[int]) -> str:

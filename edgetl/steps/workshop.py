@@ -11,7 +11,7 @@ from edgetl.card import KERAS, ModelCard, Network
 from edgetl.classifier import Classifier
 from edgetl.config import CompressConfig, ExportConfig, Format, Precision
 from edgetl.dataset import Dataset, Entry, Images, Role, read_images
-from edgetl.engines import classifier_of
+from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import DataError, UsageError
 from edgetl.features.latency import measure
 from edgetl.files import fingerprint, make_folder
@@ -26,12 +26,13 @@ from edgetl.keras.workplace import ATTEMPTS
 from edgetl.progress import say
 from edgetl.quantize.goals import Goals, allowed_drop
 from edgetl.quantize.search import Tuning
-from edgetl.results import LayerCost
+from edgetl.results import Attempt, LayerCost
 from edgetl.steps.making import Variant, build
 from edgetl.steps.promise import Judge, tuning_of
 from edgetl.vgg16 import multiplications
 
 NETWORK_GOALS = ("max_size", "max_latency", "macs")
+IMAGES_AT_ONCE = 32
 _WORTH_INT8 = 1e12  # multiply-adds: less is not worth quantizing the larger network first
 
 
@@ -75,6 +76,68 @@ class Work:
             LayerCost(name, many, few, ms_before, ms_after)
             for name, many, few, (ms_before, ms_after) in zip(names, before, after, times, strict=True)
         )
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A trained network and what its int8 ONNX file costs, before its answers are looked at."""
+
+    name: str  # for people
+    student: str  # a rival's name, "" for a VGG16 with fewer channels
+    widths: tuple[int, ...]
+    parameters: int
+    giga_macs: float
+    size_bytes: int
+    latency_ms: float
+    epochs: int
+
+
+def judged(work: Work, learnt: Learnt, classifier: Classifier) -> Attempt:
+    """What the int8 file of a trained network does on the tuning images, against the larger network."""
+    tuning = work.tuning
+    probabilities = run_batches(classifier, tuning.pixels, IMAGES_AT_ONCE, f"{learnt.name} on tuning images")
+    right = probabilities.argmax(axis=1) == tuning.labels
+    before = tuning.probabilities.argmax(axis=1) == tuning.labels
+    harmful, helpful = int((before & ~right).sum()), int((right & ~before).sum())
+    upper = tuning.expected_upper(harmful, helpful)
+    attempt = Attempt(
+        student=learnt.student,
+        widths=learnt.widths,
+        parameters=learnt.parameters,
+        giga_macs=learnt.giga_macs,
+        size_bytes=learnt.size_bytes,
+        latency_ms=learnt.latency_ms,
+        epochs=learnt.epochs,
+        tuning_accuracy=float(right.mean()),
+        images=len(right),
+        harmful=harmful,
+        helpful=helpful,
+        expected_upper_points=100 * upper,
+        misses=work.goals.misses(
+            keeps=upper < work.goals.max_drop, size_bytes=learnt.size_bytes, latency_ms=learnt.latency_ms
+        ),
+        chosen=False,
+    )
+    say(
+        f"{learnt.name}: {100 * attempt.tuning_accuracy:.1f} % of {attempt.images} tuning images right, "
+        f"{harmful} harmful and {helpful} helpful flips: "
+        + (f"misses {' and '.join(attempt.misses)}" if attempt.misses else "keeps to all goals")
+    )
+    return attempt
+
+
+def identity_of(work: Work, what: object) -> str:
+    """Of all that decides what training gives; `what`: the network, or what tells it from others."""
+    lessons = work.larger.lessons
+    return fingerprint(
+        [
+            *(f"{name} {number}" for name, number in versions().items()),
+            work.judge.model.card.keras_sha256,
+            repr((what, work.settings, lessons.pictures, work.config.augment, work.config.minutes)),
+            *[digest for role in Role for digest in work.dataset.roles[role].digests],
+            str(lessons.images),
+        ]
+    )
 
 
 def refuse_contradictions(config: CompressConfig) -> None:
