@@ -94,7 +94,7 @@ class Student(StrEnum):
 
     MobileNetV2 with all and with 0.35 of its channels (Sandler et al., CVPR 2018), MobileNetV3-Small (Howard
     et al., ICCV 2019), EfficientNet-B0 (Tan & Le, ICML 2019), and EfficientNet-Lite0: B0 with ReLU6 and
-    without squeeze-and-excitation, as its authors published it for integer arithmetic.
+    without squeeze-and-excitation, as its authors published it for integer arithmetic. Named as in Keras.
     """
 
     MOBILENET_V2 = "mobilenet_v2"

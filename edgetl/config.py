@@ -15,7 +15,6 @@ from edgetl.choices import (
     Optimizer,
     Precision,
     Recipe,
-    Student,
     Target,
     TrunkInput,
     Unfreeze,
@@ -44,7 +43,6 @@ __all__ = [
     "PredictConfig",
     "Recipe",
     "ReportConfig",
-    "Student",
     "Target",
     "TrainConfig",
     "TrunkInput",
@@ -312,9 +310,8 @@ class CompressConfig(Checked):
     )
     student: str | None = option(
         None,
-        "Rivals, comma separated: mobilenet_v2, mobilenet_v2_035, mobilenet_v3_small, efficientnet_b0, "
-        "efficientnet_lite0. Each learns as the tries do and is listed with them, never chosen or written: a "
-        "model folder holds a VGG16.",
+        "Rivals, never chosen or written: mobilenet_v2, mobilenet_v2_035, mobilenet_v3_small, "
+        "efficientnet_b0, efficientnet_lite0, comma separated.",
         panel="Training",
     )
     student_weights: Path | None = option(

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from edgetl.steps.compress import Compressed
 
 HEADER = ("channels", "weights", "GMAC", "int8 file", "one image", "tuning", "flips", "at most", "goals")
-RIVALS = "Networks with a name are rivals: they learnt as the tries did, and are never chosen."
+RIVALS = (
+    "Networks with a name are rivals: they learnt as the tries did and are never chosen, for a model folder "
+    "holds a VGG16."
+)
 
 
 @command(CompressConfig)

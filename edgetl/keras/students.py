@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tf_keras.src.applications.efficientnet import DEFAULT_BLOCKS_ARGS, EfficientNet
 
 from edgetl.card import EpochRecord, InputSpec
-from edgetl.config import Student
+from edgetl.choices import Student
 from edgetl.errors import WeightsError
 from edgetl.keras import tf, tf_keras
 from edgetl.keras.distill import Distillation, teach

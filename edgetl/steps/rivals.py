@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.card import ModelCard
-from edgetl.config import CompressConfig, Format, Precision, Student
+from edgetl.choices import Student
+from edgetl.config import CompressConfig, Format, Precision
 from edgetl.dataset import Role
 from edgetl.engines import classifier_of
 from edgetl.errors import UsageError
