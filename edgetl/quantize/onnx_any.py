@@ -74,7 +74,7 @@ def _pool_by_name(model: onnx.ModelProto) -> None:
 
 
 def _shorten_names(model: onnx.ModelProto) -> None:
-    """Names are a tenth of the bytes of a network with many small layers."""
+    """Names are many of the bytes of a network with many small layers."""
     graph = model.graph
     kept = {value.name for value in (*graph.input, *graph.output)} | {""}
     made = [name for node in graph.node for name in node.output]
