@@ -26,7 +26,7 @@ from edgetl.reference import read_reference
 from edgetl.statistics import paired_drop
 from edgetl.steps.compress import same_dataset
 from edgetl.steps.making import Sources
-from edgetl.steps.promise import Judge
+from edgetl.steps.promise import FloatNetwork
 from edgetl.steps.workshop import Work, goals_for, prepare
 
 WIDTHS = (16, 32, 48, 64, 96, 96, 96, 160, 128, 112)
@@ -53,7 +53,10 @@ def main() -> None:
     parent = asked.work / "distillation-parent"
     if not parent.exists():
         data = write_folders(asked.work / "fashion-2000", train=200, val=50)
-        edgetl("train", str(data), "-o", str(parent), "--image-size", str(SIDE), "--cut", "block4")
+        edgetl(
+            "train", str(data), "-o", str(parent), "--image-size", str(SIDE), "--epochs-finetune", "40",
+            "--patience", "40",
+        )  # fmt: skip
     config = CompressConfig(epochs=asked.epochs)
     work = prepared(Model.open(parent), config, asked.work)
     bench = Bench(work)
@@ -81,7 +84,9 @@ def prepared(model: Model, config: CompressConfig, work: Path) -> Work:
     dataset = same_dataset(model, model.data_folder, config, partial)
     sources = Sources(open_layers(model), dataset.roles[Role.CALIBRATION].pixels[:])
     goals = goals_for(config, model.card)
-    return prepare(config, goals, Judge(model, sources), dataset, partial=partial, began=time.monotonic())
+    return prepare(
+        config, goals, FloatNetwork(model, sources), dataset, partial=partial, began=time.monotonic()
+    )
 
 
 class Bench:
@@ -89,7 +94,7 @@ class Bench:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        reference = read_reference(work.judge.model)
+        reference = read_reference(work.parent.model)
         self.right = reference.probabilities.argmax(axis=1) == reference.labels
 
     def row(
