@@ -178,6 +178,8 @@ def test_layers_are_drawn_before_and_after_and_gone_ones_are_said(tmp_path):
     assert "512 → 96</text>" in text
     assert "1.50 → 0.25</text>" in text
     assert "gone" not in text
+    quick = tuple(replace(layer, before_ms=0.0462, after_ms=0.0281) for layer in make_layers())
+    assert "0.046 → 0.028</text>" in compressed(small_card(tmp_path, layers=quick))
     card = small_card(tmp_path, layers=make_layers(SHORTER))
     shorter = replace(card, network=replace(card.network, widths=SHORTER, cut=Block.BLOCK3))
     text = compressed(shorter)

@@ -151,7 +151,8 @@ def _count(attempts: Sequence[Attempt]) -> str:
     fastest = "; chosen is the fastest that keeps to all goals" if many else "; it keeps to all goals"
     return (
         f"{count} trained and compared with the larger one on {attempts[0].images:,} tuning images, as int8 "
-        f"ONNX files{fastest if chosen else ''}. Worse: right before, wrong now."
+        f"ONNX files{fastest if chosen else ''}. Worse: right before, wrong now. Drop at most: what "
+        "certification should then prove, in points."
     )
 
 
@@ -220,8 +221,9 @@ def _layers(known: Compression) -> str:
     channels = [(float(one.channels_before), float(one.channels_after)) for one in known.layers]
     widths = [f"{one.channels_before} → {one.channels_after or 'gone'}" for one in known.layers]
     times = [(one.before_ms, one.after_ms) for one in known.layers]
+    digits = 2 if any(one.before_ms >= 1 for one in known.layers) else 3
     spent = [
-        f"{number(one.before_ms, 2)} → {number(one.after_ms, 2) if one.channels_after else 'gone'}"
+        f"{number(one.before_ms, digits)} → {number(one.after_ms, digits) if one.channels_after else 'gone'}"
         for one in known.layers
     ]
     names = [one.layer for one in known.layers]
