@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from edgetl.config import CompressConfig, ExportConfig, Format, Precision
 from edgetl.dataset import Dataset, Entry, Images, Role, read_images
 from edgetl.engines import classifier_of
 from edgetl.errors import DataError, UsageError
-from edgetl.features.latency import measure
-from edgetl.files import fingerprint, make_folder
+from edgetl.features.latency import LatencyTable, measure
+from edgetl.files import fingerprint, make_folder, write_atomically
 from edgetl.keras.attempts import AnswerFile
 from edgetl.keras.compressing import Larger, lesson_plan, pixels_for_ranking, settings_of
 from edgetl.keras.distill import DistillSettings
@@ -26,6 +27,7 @@ from edgetl.keras.workplace import ATTEMPTS
 from edgetl.progress import say
 from edgetl.quantize.goals import Goals, allowed_drop
 from edgetl.quantize.search import Tuning
+from edgetl.records import RecordError, from_json, to_json
 from edgetl.results import LayerCost
 from edgetl.steps.making import Variant, build
 from edgetl.steps.promise import FloatNetwork, tuning_of
@@ -113,13 +115,35 @@ def prepare(
     plan, settings = lesson_plan(config, count), settings_of(config, count)
     say(f"plan: {count} images in {plan.pictures} pictures each, {settings.epochs} epochs of learning a try")
     tuning = tuning_of(parent, ExportConfig(data=dataset.folder, threads=config.threads), goals)
-    table = measure(layers.spec, layers.network.cut)
     pixels = pixels_for_ranking(layers, train, config.seed)
     ranked = rankings(layers, pixels, config.seed)
     make_folder(partial / ATTEMPTS)
+    table = _table(parent, partial)
     lessons = _lessons(parent, sources, plan, partial)
     larger = Larger(layers, ranked, table, pixels, lessons, dataset)
     return Work(config, goals, parent, dataset, larger, tuning, settings, partial, began)
+
+
+@dataclass(frozen=True)
+class _StoredTable:
+    """What layers cost when the command first ran: a resume must come to the same networks."""
+
+    keras_sha256: str
+    table: LatencyTable
+
+
+def _table(parent: FloatNetwork, partial: Path) -> LatencyTable:
+    """What layers cost on this machine, measured now or when the command that is resumed first ran."""
+    path, identity = partial / ATTEMPTS / "layers.json", parent.model.card.keras_sha256
+    if path.is_file():
+        with suppress(RecordError):
+            stored = from_json(_StoredTable, path.read_bytes())
+            if stored.keras_sha256 == identity:
+                return stored.table
+    layers = parent.sources.layers
+    table = measure(layers.spec, layers.network.cut)
+    write_atomically(path, to_json(_StoredTable(identity, table)))
+    return table
 
 
 def _lessons(parent: FloatNetwork, sources: Sequence[Images], plan: LessonPlan, partial: Path) -> Lessons:
