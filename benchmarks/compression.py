@@ -29,16 +29,16 @@ from edgetl.steps.demo import copy_samples
 from edgetl.steps.making import Sources, Variant, build
 
 LADDER = {  # name and options of each rung
-    "half": ("--keep", "0.5"),
-    "third": ("--keep", "0.35"),
-    "quarter": ("--keep", "0.25"),
+    "800 kB, fast": ("--max-size", "800KB", "--macs"),
     "800 kB": ("--max-size", "800KB"),
-    "600 kB": ("--max-size", "600KB"),
+    "25 %": ("--keep", "0.25"),
+    "35 %": ("--keep", "0.35"),
 }
 LARGE = 224  # pixels of published figures
 BATCH, ROUNDS = 8, 9
 KERAS_IMAGES = 48
-TEACHER_EPOCHS = {"fashion-2000": 120, "emoji": 120, "fashion-60000": 12}
+MACS_PER_PIXEL = 12_000  # of the fast rung
+PARENT_EPOCHS = {"fashion-2000": 40, "emoji": 120, "fashion-60000": 12}  # as many as the small networks have
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,14 @@ def measure(case: Case, work: Path) -> None:
     if not parent.exists():
         edgetl(
             "train", str(folder_of(case, work)), "-o", str(parent), "--image-size", str(case.side),
-            "--epochs-finetune", str(TEACHER_EPOCHS[case.data]), "--seed", str(case.seed),
+            "--epochs-finetune", str(PARENT_EPOCHS[case.data]), "--patience", str(PARENT_EPOCHS[case.data]),
+            "--seed", str(case.seed),
             "--cache-folder", str(work / "cache"),
         )  # fmt: skip
     models = {}
     for name, options in LADDER.items():
-        model = work / f"{case.name}-{name.replace(' ', '-')}"
+        model = work / f"{case.name}-{name.replace(' ', '').replace('%', '').replace(',', '-')}"
+        given = (*options, f"{MACS_PER_PIXEL * case.side**2 / 1e6:g}") if options[-1] == "--macs" else options
         if not model.exists():
             edgetl(
                 "compress",
@@ -90,7 +92,7 @@ def measure(case: Case, work: Path) -> None:
                 "3",
                 "--seed",
                 str(case.seed),
-                *options,
+                *given,
             )
         models[name] = model
     rates = {side: speeds(parent, models, side) for side in (case.side, LARGE)}
