@@ -64,8 +64,14 @@ def _pillow_kept_quiet() -> Iterator[None]:
             filters.remove(_IGNORE_PILLOW)
 
 
-def upright(data: bytes, background: tuple[int, int, int]) -> tuple[Image.Image, ImageFacts] | Refused:
-    """The first frame as an RGB image, turned as its EXIF data says."""
+def upright(
+    data: bytes, background: tuple[int, int, int], draft_side: int | None = None
+) -> tuple[Image.Image, ImageFacts] | Refused:
+    """The first frame as an RGB image, turned as its EXIF data says.
+
+    With `draft_side`, a JPEG file may come at 1/2, 1/4 or 1/8 of its size, made from fewer coefficients
+    (ITU T.81), as long as both sides keep that many pixels. The facts then state the smaller size.
+    """
     if not data:
         return Refused(Refusal.EMPTY, "The file is empty.")
     try:
@@ -73,6 +79,8 @@ def upright(data: bytes, background: tuple[int, int, int]) -> tuple[Image.Image,
             if refused := refused_by_size(*image.size):
                 return refused
             mode = image.mode
+            if draft_side is not None and mode in ("RGB", "L"):
+                image.draft(None, (draft_side, draft_side))
             image.load()
             rgb = _rgb(image, data, background)
             if isinstance(rgb, Refused):
