@@ -24,7 +24,6 @@ from edgetl.stream.sources import inputs_of, items_of, loaded
 from edgetl.stream.stopping import interruptible
 
 MOST_SKIPPED = 20  # kept in the summary; the rows have all
-_USUAL_BATCH = 16
 
 
 def predict(model: Model, inputs: Sequence[str], config: PredictConfig) -> PredictionSummary:
@@ -46,16 +45,18 @@ def predict(model: Model, inputs: Sequence[str], config: PredictConfig) -> Predi
     if not is_folder:
         row_format(config.output)
     folder = jobs.folder_of(config.output)
-    ready = _prepare(model, config)
+    artifact = _choose(model, config)
     named = inputs_of(inputs, config.column)
     with interruptible():
         if folder is not None and (is_folder or jobs.is_begun(folder)):
-            return jobs.run(folder, ready, named, config)
+            return jobs.run(folder, _load(model, artifact, config, is_few=False), named, config)
         items = items_of(named)
         few = list(islice(items, jobs.FEW + 1))
-        if folder is not None and len(few) > jobs.FEW:
+        is_few = len(few) <= jobs.FEW
+        ready = _load(model, artifact, config, is_few=is_few)
+        if folder is not None and not is_few:
             return jobs.run(folder, ready, named, config)
-        return _at_once(ready, chain(few, items), len(few) <= jobs.FEW, config)
+        return _at_once(ready, chain(few, items), is_few, config)
 
 
 def iterate(model: Model, paths: Iterable[str | Path], config: PredictConfig) -> Iterator[Prediction]:
@@ -63,10 +64,11 @@ def iterate(model: Model, paths: Iterable[str | Path], config: PredictConfig) ->
 
     Paths are files, taken as they are. Raises as `predict` does, at the call; an image never raises.
     """
-    ready = _prepare(model, config)
-    how = jobs.decoding(ready, config, config.threads or os.cpu_count() or 1, config.batch or _USUAL_BATCH)
+    ready = _load(model, _choose(model, config), config, is_few=True)
+    batch = config.batch or jobs.usual_batch(model.card.input)
+    how = jobs.decoding(ready, config, config.threads or os.cpu_count() or 1, batch)
     tasks = loaded(enumerate(map(file_item, map(Path, paths))), None)
-    batches = decode.in_threads(tasks, how, config.batch or _USUAL_BATCH, lambda: False)
+    batches = decode.in_threads(tasks, how, batch, lambda: False)
     return chain.from_iterable(predictions(batch, ready.network) for batch in batches)
 
 
@@ -93,8 +95,8 @@ def _verdict(model: Model, artifact: Artifact) -> Verdict | None:
     return parity.verdict if parity and parity.artifact_sha256 == artifact.sha256 else None
 
 
-def _prepare(model: Model, config: PredictConfig) -> Ready:
-    """Refuse what cannot be done, choose the artifact, say which, and load it."""
+def _choose(model: Model, config: PredictConfig) -> Artifact:
+    """Refuse what cannot be done, choose the artifact, and say which."""
     classes = len(model.card.labels)
     if config.top > classes:
         raise UsageError(
@@ -106,13 +108,17 @@ def _prepare(model: Model, config: PredictConfig) -> Ready:
     say(f"using {artifact.name} (parity with full precision: {verdict.value if verdict else 'not verified'})")
     if model.card.input.preprocessing_version != images.PREPROCESSING_VERSION:
         say("this edgetl prepares images otherwise than the one that trained: run edgetl verify")
-    return Ready(model, artifact, network_of(model, artifact, config))
+    return artifact
+
+
+def _load(model: Model, artifact: Artifact, config: PredictConfig, *, is_few: bool) -> Ready:
+    return Ready(model, artifact, network_of(model, artifact, config, is_few=is_few))
 
 
 def _at_once(ready: Ready, items: Iterator[Item], is_few: bool, config: PredictConfig) -> PredictionSummary:
     """Rows as they come, kept nowhere but in the output."""
     counts, meter, extras = _Counts(), Meter(), ready.network.extras
-    batch = config.batch or _USUAL_BATCH
+    batch = config.batch or jobs.usual_batch(ready.model.card.input)
     tasks = loaded(enumerate(items), config.column)
     with writing(config.output, extras) as write, task("predicting") as advance:
         for _, rows in classified(jobs.batches(ready, tasks, batch, is_few, config), ready.network, meter):

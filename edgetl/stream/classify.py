@@ -26,6 +26,7 @@ class Network:
     labels: tuple[str, ...]
     top: int
     extras: Extras
+    parallel: int  # calls at once that it takes, and that are worth it
 
 
 def predictions(batch: Batch, network: Network) -> list[Prediction]:

@@ -11,8 +11,9 @@ import numpy as np
 
 from edgetl.cache import parse_size
 from edgetl.card import Artifact, InputSpec, Model
-from edgetl.config import PredictConfig
+from edgetl.config import Format, PredictConfig
 from edgetl.engines import open_classifier, open_embedder
+from edgetl.machine import cores
 from edgetl.progress import say
 from edgetl.results import PredictionSummary
 from edgetl.rows import STANDARD_OUTPUT, Extra
@@ -28,7 +29,8 @@ from edgetl.stream.sources import Inputs, Loaded, loaded
 
 FEW = 64  # images that are not worth the start of other processes
 PARTIAL_SUFFIX = ".partial"
-_USUAL_BATCH = 16
+_MOST_PIXELS = 16 * 96 * 96  # of a batch; larger ones take memory, and time until a wish to stop is heard
+_LARGEST_BATCH = 16
 _LONGEST_BATCH_SECONDS = 1.5  # so that a wish to stop is heard soon
 
 
@@ -41,15 +43,22 @@ class Ready:
     network: Network
 
 
-def network_of(model: Model, artifact: Artifact, config: PredictConfig) -> Network:
-    """Load an artifact. Raises as `open_classifier` and `open_embedder`."""
+def network_of(model: Model, artifact: Artifact, config: PredictConfig, *, is_few: bool) -> Network:
+    """Load an artifact. Raises as `open_classifier` and `open_embedder`.
+
+    For few images all CPUs work on one batch. For many, ONNX Runtime has one thread for each of several
+    batches: nobody waits for another thread, which saves a third of the CPU time of small networks. LiteRT's
+    interpreter takes one call at a time.
+    """
+    parallel = 1 if is_few or artifact.format is Format.TFLITE else config.threads or cores()
+    threads = 1 if parallel > 1 else config.threads
     extras = [Extra.PROBABILITIES] * config.probabilities + [Extra.EMBEDDING] * config.embeddings
     if config.embeddings:
-        engine: Engine = open_embedder(model, artifact, config.threads)
+        engine: Engine = open_embedder(model, artifact, threads)
     else:
-        classifier = open_classifier(model, artifact, config.threads)
+        classifier = open_classifier(model, artifact, threads)
         engine = lambda pixels: (classifier(pixels), None)  # noqa: E731 - two lines for no name
-    return Network(artifact.name, engine, model.card.labels, config.top, tuple(extras))
+    return Network(artifact.name, engine, model.card.labels, config.top, tuple(extras), parallel)
 
 
 def is_folder(output: str) -> bool:
@@ -179,14 +188,20 @@ def _memory_bytes(config: PredictConfig) -> int | None:
     return parse_size(config.memory) if config.memory else None
 
 
+def usual_batch(spec: InputSpec) -> int:
+    """A power of two up to 16."""
+    most = max(_MOST_PIXELS // (spec.height * spec.width), 1)
+    return int(min(2 ** (most.bit_length() - 1), _LARGEST_BATCH))
+
+
 def _batch_for(network: Network, spec: InputSpec) -> int:
-    """16, or fewer on a machine where they would take longer than a person waits."""
+    """The usual, or fewer on a machine where they would take longer than a person waits."""
     one = np.zeros((1, spec.height, spec.width, 3), np.uint8)
     network.run(one)
     started = time.perf_counter()
     network.run(one)
     seconds = max(time.perf_counter() - started, 1e-6)
-    batch = _USUAL_BATCH
+    batch = usual_batch(spec)
     while batch > 1 and batch * seconds > _LONGEST_BATCH_SECONDS:
         batch //= 2
     return batch

@@ -1,8 +1,10 @@
 """A job on this machine: what is missing is decoded, classified and committed, then the job is finished."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 from edgetl.errors import StorageError
 from edgetl.files import refuse_storage
@@ -25,7 +27,7 @@ class Meter:
     classified: int = 0
     refused: int = 0
     waiting_seconds: float = 0.0
-    engine_seconds: float = 0.0
+    engine_seconds: float = 0.0  # waiting for it
 
     @property
     def limit(self) -> str:
@@ -55,20 +57,40 @@ Source = Callable[[list[range], Callable[[], bool]], Iterator[Classified]]  # of
 
 
 def classified(batches: Iterator[Batch], network: Network, meter: Meter) -> Iterator[Classified]:
-    """Rows of batches, as they come; the meter runs."""
-    while True:
-        before = time.perf_counter()
-        batch = next(batches, None)
-        waited = time.perf_counter()
-        if batch is None:
-            return
-        rows = [row_of(prediction, network.extras) for prediction in predictions(batch, network)]
-        meter.waiting_seconds += waited - before
-        meter.engine_seconds += time.perf_counter() - waited
-        refused = sum(why is not None for why in batch.refused)
-        meter.refused += refused
-        meter.classified += len(rows) - refused
-        yield batch.first, rows
+    """Rows of batches, in order; as many batches at once as the network takes; the meter runs."""
+    pending: deque[tuple[Batch, Future[list[Row]]]] = deque()
+    with ThreadPoolExecutor(network.parallel, thread_name_prefix="edgetl-engine") as pool:
+        try:
+            while (batch := _next(batches, meter)) is not None:
+                own = replace(batch, pixels=batch.pixels.copy())  # the next batch takes the place of this one
+                pending.append((own, pool.submit(_rows, own, network)))
+                if len(pending) > network.parallel:
+                    yield _settled(*pending.popleft(), meter)
+        except Stopped:
+            yield from (_settled(*entry, meter) for entry in pending)
+            raise
+        yield from (_settled(*entry, meter) for entry in pending)
+
+
+def _rows(batch: Batch, network: Network) -> list[Row]:
+    return [row_of(prediction, network.extras) for prediction in predictions(batch, network)]
+
+
+def _next(batches: Iterator[Batch], meter: Meter) -> Batch | None:
+    before = time.perf_counter()
+    batch = next(batches, None)
+    meter.waiting_seconds += time.perf_counter() - before
+    return batch
+
+
+def _settled(batch: Batch, future: Future[list[Row]], meter: Meter) -> Classified:
+    before = time.perf_counter()
+    rows = future.result()
+    meter.engine_seconds += time.perf_counter() - before
+    refused = sum(why is not None for why in batch.refused)
+    meter.refused += refused
+    meter.classified += len(rows) - refused
+    return batch.first, rows
 
 
 def fill(
