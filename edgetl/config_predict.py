@@ -48,6 +48,6 @@ class PredictConfig(Checked):
     )
     exact_decoding: bool = option(
         False,
-        "Decode large JPEG files whole (default: at a scale that leaves 4 times the input; within 3 of 255).",
+        "Decode large JPEG files whole (default: at a scale that leaves 4 times the input; within 4 of 255).",
         panel="Large jobs",
     )

@@ -178,7 +178,7 @@ def prepare_bytes(
     """`prepare` of a file's content.
 
     `draft`: of JPEG files with at least 8 times the pixels a side, only as much is decoded as leaves 4 times
-    the pixels. Samples then differ by at most 3 of 255, by less than 0.5 on average (tests/test_images.py).
+    the pixels. Samples then differ by at most 4 of 255, by less than 0.6 on average (tests/test_images.py).
     """
     opened = upright(data, background, DRAFT_FACTOR * max(height, width) if draft else None)
     if isinstance(opened, Refused):
