@@ -70,8 +70,8 @@ def upright(
     """The first frame as an RGB image, turned as its EXIF data says.
 
     With `draft_side`, a JPEG file may come at 1/2, 1/4 or 1/8 of its size, made from fewer coefficients
-    (ITU T.81), as long as both sides keep that many pixels, and a whole number of them: a fraction would shift
-    what is seen. The facts then state the smaller size.
+    (ITU T.81), as long as both sides keep that many pixels, and a whole number of them: a fraction would
+    shift what is seen. The facts then state the smaller size.
     """
     if not data:
         return Refused(Refusal.EMPTY, "The file is empty.")
