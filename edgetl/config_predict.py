@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from edgetl.choices import BatchEngine
 from edgetl.settings import Checked, option
 
 
@@ -44,6 +45,14 @@ class PredictConfig(Checked):
         "Rows that are kept together; they are kept every 30 s at least.",
         min=1,
         max=1000000,
+        panel="Large jobs",
+    )
+    engine: BatchEngine = option(
+        BatchEngine.LOCAL, "local: this machine; ray: a cluster that sees the images.", panel="Large jobs"
+    )
+    address: str | None = option(
+        None,
+        "Of the Ray cluster, such as auto or HOST:6379 (default: one of this machine).",
         panel="Large jobs",
     )
     exact_decoding: bool = option(

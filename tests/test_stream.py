@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -27,8 +28,8 @@ from typer.testing import CliRunner
 
 from edgetl.card import Model
 from edgetl.cli import app
-from edgetl.config import Precision, PredictConfig
-from edgetl.errors import DataError, StorageError, UsageError
+from edgetl.config import BatchEngine, Precision, PredictConfig
+from edgetl.errors import DataError, MissingExtra, StorageError, UsageError
 from edgetl.images import Refusal
 from edgetl.rows import read_parquet
 from edgetl.steps.predict import predict
@@ -632,3 +633,28 @@ def test_folder_outputs_are_told_from_files(tmp_path):
     assert jobs.folder_of("rows.csv") == Path("rows.csv.partial")
     assert jobs.folder_of("rows/") == Path("rows")
     assert Kind("cell") is Kind.CELL
+
+
+# --- clusters -------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_writes_folders_only(model, photos, tmp_path):
+    with pytest.raises(UsageError, match="folder of parts"):
+        predict(model, [str(photos)], PredictConfig(output=str(tmp_path / "a.csv"), engine=BatchEngine.RAY))
+
+
+def test_without_ray_the_extra_is_named(model, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "edgetl.stream.on_ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "edgetl.stream.on_ray")
+    with pytest.raises(MissingExtra, match=r"edgetl\[ray\]"):
+        predict(model, [str(photos)], config_for(tmp_path / "rows", engine=BatchEngine.RAY))
+
+
+def test_no_cluster_is_told_at_once(model, photos, tmp_path):
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    config = config_for(tmp_path / "rows", engine=BatchEngine.RAY, address=f"127.0.0.1:{port}")
+    with pytest.raises(UsageError, match="no Ray cluster"):
+        predict(model, [str(photos)], config)

@@ -39,18 +39,17 @@ def classifier_of(content: bytes, form: Format, precision: Precision, threads: i
             assert_never(never)
 
 
-def open_embedder(
-    model: Model, artifact: Artifact, threads: int = 0
+def embedder_of(
+    content: bytes, form: Format, precision: Precision, threads: int = 0
 ) -> Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Load an artifact that also gives embeddings; ONNX only. Raises `UsageError`, `ModelFolderError`."""
-    if artifact.format is not Format.ONNX:
+    """Load a file's bytes so that it also gives embeddings. Raises `UsageError`, `ModelFolderError`."""
+    if form is not Format.ONNX:
         raise UsageError(
-            f"{artifact.name} gives no embeddings: only ONNX files can be asked for them.",
-            "Name an ONNX file with --artifact, or drop --embeddings.",
+            "Only ONNX files give embeddings.", "Name one with --artifact, or drop --embeddings."
         )
     from edgetl.engines.onnx import OnnxEmbedder
 
-    return OnnxEmbedder(model.read(artifact), threads, artifact.precision is Precision.W8A32)
+    return OnnxEmbedder(content, threads, precision is Precision.W8A32)
 
 
 def run_batches(classifier: Classifier, pixels: PixelRows, batch: int, name: str) -> NDArray[np.float32]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from edgetl import images
 from edgetl.card import Artifact, Model
-from edgetl.config import FASTEST_FIRST, Format, Precision, PredictConfig
+from edgetl.config import FASTEST_FIRST, BatchEngine, Format, Precision, PredictConfig
 from edgetl.errors import ModelFolderError, UsageError
+from edgetl.machine import cores
 from edgetl.progress import say, task
 from edgetl.results import PredictionSummary, Skipped
 from edgetl.rows import Prediction, Row, row_format, writing
@@ -45,6 +46,11 @@ def predict(model: Model, inputs: Sequence[str], config: PredictConfig) -> Predi
     if not is_folder:
         row_format(config.output)
     folder = jobs.folder_of(config.output)
+    if config.engine is BatchEngine.RAY and not is_folder:
+        raise UsageError(
+            f"A cluster writes a folder of parts, not {config.output}.",
+            "End the output in a slash: -o results/.",
+        )
     artifact = _choose(model, config)
     named = inputs_of(inputs, config.column)
     with interruptible():
@@ -112,7 +118,12 @@ def _choose(model: Model, config: PredictConfig) -> Artifact:
 
 
 def _load(model: Model, artifact: Artifact, config: PredictConfig, *, is_few: bool) -> Ready:
-    return Ready(model, artifact, network_of(model, artifact, config, is_few=is_few))
+    parallel = 1 if is_few else config.threads or cores()
+    return Ready(
+        model,
+        artifact,
+        network_of(model.read(artifact), artifact, model.card.labels, config, parallel),
+    )
 
 
 def _at_once(ready: Ready, items: Iterator[Item], is_few: bool, config: PredictConfig) -> PredictionSummary:

@@ -3,23 +3,24 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgetl.cache import parse_size
 from edgetl.card import Artifact, InputSpec, Model
-from edgetl.config import Format, PredictConfig
-from edgetl.engines import open_classifier, open_embedder
-from edgetl.machine import cores
+from edgetl.config import BatchEngine, Format, PredictConfig
+from edgetl.engines import classifier_of, embedder_of
+from edgetl.errors import needing
 from edgetl.progress import say
 from edgetl.results import PredictionSummary
 from edgetl.rows import STANDARD_OUTPUT, Extra
 from edgetl.stream import decode, finish, journal
 from edgetl.stream.classify import Engine, Network
 from edgetl.stream.decode import Batch
+from edgetl.stream.items import Item
 from edgetl.stream.job import Job, begin_job, open_job, settings_of
 from edgetl.stream.limits import limits_of, slots_of
 from edgetl.stream.plan import read_plan
@@ -43,22 +44,24 @@ class Ready:
     network: Network
 
 
-def network_of(model: Model, artifact: Artifact, config: PredictConfig, *, is_few: bool) -> Network:
-    """Load an artifact. Raises as `open_classifier` and `open_embedder`.
+def network_of(
+    content: bytes, artifact: Artifact, labels: tuple[str, ...], config: PredictConfig, parallel: int
+) -> Network:
+    """Load an artifact's bytes. Raises as `classifier_of` and `embedder_of`.
 
-    For few images all CPUs work on one batch. For many, ONNX Runtime has one thread for each of several
-    batches: nobody waits for another thread, which saves a third of the CPU time of small networks. LiteRT's
+    `parallel` 1: all threads work on one batch. More: ONNX Runtime has one thread for each of several
+    batches; nobody waits for another thread, which saves a third of the CPU time of small networks. LiteRT's
     interpreter takes one call at a time.
     """
-    parallel = 1 if is_few or artifact.format is Format.TFLITE else config.threads or cores()
-    threads = 1 if parallel > 1 else config.threads
     extras = [Extra.PROBABILITIES] * config.probabilities + [Extra.EMBEDDING] * config.embeddings
+    parallel = parallel if artifact.format is Format.ONNX else 1
+    threads = 1 if parallel > 1 else config.threads
     if config.embeddings:
-        engine: Engine = open_embedder(model, artifact, threads)
+        engine: Engine = embedder_of(content, artifact.format, artifact.precision, threads)
     else:
-        classifier = open_classifier(model, artifact, threads)
+        classifier = classifier_of(content, artifact.format, artifact.precision, threads)
         engine = lambda pixels: (classifier(pixels), None)  # noqa: E731 - two lines for no name
-    return Network(artifact.name, engine, model.card.labels, config.top, tuple(extras), parallel)
+    return Network(artifact.name, engine, labels, config.top, tuple(extras), parallel)
 
 
 def is_folder(output: str) -> bool:
@@ -156,15 +159,18 @@ def _complete(run: _Run) -> PredictionSummary:
     meter = Meter()
     resumed = run.journal.rows
     extras = run.ready.network.extras
+    shard_rows = max(run.config.shard_rows // run.job.batch, 1) * run.job.batch
 
     def rows(missing: list[range], wants_to_stop: Callable[[], bool]) -> Iterator[Classified]:
         plan = read_plan(run.folder / journal.PLAN_FILE, run.job.plan_sha256, missing)
+        if run.config.engine is BatchEngine.RAY:
+            return _on_ray(run, plan, shard_rows, meter, wants_to_stop)
         way = decode.in_threads if run.in_threads else decode.in_processes
         found = way(loaded(plan, run.config.column), run.how, run.job.batch, wants_to_stop)
         return classified(found, run.ready.network, meter)
 
-    shard_rows = max(run.config.shard_rows // run.job.batch, 1) * run.job.batch
-    fill(run.journal, run.job.planned, rows, meter, extras=extras, shard_rows=shard_rows)
+    with _place(run):  # before signals are handled: Ray has handlers of its own
+        fill(run.journal, run.job.planned, rows, meter, extras=extras, shard_rows=shard_rows)
     seconds, speed = meter.seconds, meter.images_per_second
     totals = finish.finish(run.journal, run.job)
     if run.folder != Path(run.config.output):
@@ -182,6 +188,36 @@ def _complete(run: _Run) -> PredictionSummary:
         limit=meter.limit,
         digest=totals.digest,
     )
+
+
+def _place(run: _Run) -> AbstractContextManager[None]:
+    if run.config.engine is BatchEngine.LOCAL or run.journal.rows == run.job.planned:
+        return nullcontext()
+    with needing("ray", "Predicting on a cluster"):
+        from edgetl.stream.on_ray import cluster
+    return cluster(run.config.address)
+
+
+def _on_ray(
+    run: _Run,
+    plan: Iterator[tuple[int, Item]],
+    shard_rows: int,
+    meter: Meter,
+    wants_to_stop: Callable[[], bool],
+) -> Iterator[Classified]:
+    from edgetl.stream import on_ray
+
+    artifact = run.ready.artifact
+    work = on_ray.Work(
+        content=run.ready.model.read(artifact),
+        artifact=artifact,
+        labels=run.ready.model.card.labels,
+        config=run.config,
+        how=replace(run.how, workers=1),
+        batch=run.job.batch,
+        shard_rows=shard_rows,
+    )
+    return on_ray.classified(work, plan, meter, wants_to_stop)
 
 
 def _memory_bytes(config: PredictConfig) -> int | None:

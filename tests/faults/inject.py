@@ -27,7 +27,7 @@ from PIL import Image
 from tiny import make_tiny_model
 
 from edgetl.card import Model
-from edgetl.config import PredictConfig
+from edgetl.config import BatchEngine, PredictConfig
 from edgetl.errors import StorageError
 from edgetl.rows import read_parquet
 from edgetl.steps.predict import predict
@@ -341,7 +341,41 @@ def _tree_bytes(pid: int) -> int:
     return total
 
 
+def ray_nodes(count: int, scratch: Path, images: int = 4000) -> dict:
+    """Nodes of a Ray cluster are killed and replaced while a job runs on it."""
+    import threading
+
+    from ray.cluster_utils import Cluster
+
+    model, photos = make_tiny_model(scratch / "model"), photos_in(scratch / "photos", images)
+    expected, chance = undisturbed(model, photos, scratch), random.Random(0)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    done = {"nodes killed": 0, "jobs": 0, "rows lost": 0, "rows twice": 0, "digests differ": 0}
+    while done["nodes killed"] < count or done["jobs"] == 0:
+        output = scratch / f"job-{done['jobs']}"
+        config = config_for(output, engine=BatchEngine.RAY, address=cluster.address)
+        digests = []
+        job = threading.Thread(target=lambda: digests.append(predict(model, [str(photos)], config).digest))
+        job.start()
+        while job.is_alive():
+            job.join(chance.uniform(1.0, 6.0))
+            if job.is_alive() and done["nodes killed"] < count:
+                cluster.remove_node(nodes.pop(chance.randrange(len(nodes))), allow_graceful=False)
+                nodes.append(cluster.add_node(num_cpus=1))
+                done["nodes killed"] += 1
+        lost, twice = wrong_rows(output, photos)
+        done["jobs"] += 1
+        done["rows lost"] += lost
+        done["rows twice"] += twice
+        done["digests differ"] += digests != [expected]
+    cluster.shutdown()
+    return done
+
+
 FAULTS = {
+    "ray": ray_nodes,
     "kills": kills,
     "stops": stops,
     "cuts": cuts,

@@ -64,3 +64,10 @@ def test_memory_does_not_grow_with_the_number_of_images():
     assert counts["images"] == 6000
     assert counts["peak, MiB"] < 600
     assert abs(counts["slope, MiB per 1,000 images"]) < 4  # 100 bytes kept for each image would be 0.1
+
+
+def test_lost_nodes_of_a_cluster_lose_no_rows():
+    pytest.importorskip("ray")
+    counts = inject("ray", 2)
+    assert counts["nodes killed"] == 2
+    assert [counts[name] for name in ("rows lost", "rows twice", "digests differ")] == [0, 0, 0]
