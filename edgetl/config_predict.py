@@ -47,6 +47,11 @@ class PredictConfig(Checked):
         max=1000000,
         panel="Large jobs",
     )
+    tune: bool = option(
+        False,
+        "First measure what is fastest here, and remember it for this model.",
+        panel="Large jobs",
+    )
     engine: BatchEngine = option(
         BatchEngine.LOCAL, "local: this machine; ray: a cluster that sees the images.", panel="Large jobs"
     )

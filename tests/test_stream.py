@@ -33,7 +33,7 @@ from edgetl.errors import DataError, MissingExtra, StorageError, UsageError
 from edgetl.images import Refusal
 from edgetl.rows import read_parquet
 from edgetl.steps.predict import predict
-from edgetl.stream import jobs, journal, run
+from edgetl.stream import jobs, journal, run, tuning
 from edgetl.stream.digest import rows_digest
 from edgetl.stream.items import Kind, read
 from edgetl.stream.journal import Journal, _read_log, sole_writer
@@ -574,7 +574,8 @@ def test_plan_keeps_any_name(tmp_path):
     planned = items(tmp_path / "photos")
     assert [os.fsencode(item.path) for item in planned] == sorted(os.fsencode(item.path) for item in planned)
     assert len(planned) == len(names)
-    count, sha256 = write_plan(tmp_path / "plan.parquet", planned)
+    plan = write_plan(tmp_path / "plan.parquet", planned)
+    count, sha256 = plan.rows, plan.sha256
     assert count == len(names)
     assert list(read_plan(tmp_path / "plan.parquet", sha256, [range(count)])) == list(enumerate(planned))
     some = [range(3, 7), range(100, 101)]
@@ -633,6 +634,38 @@ def test_folder_outputs_are_told_from_files(tmp_path):
     assert jobs.folder_of("rows.csv") == Path("rows.csv.partial")
     assert jobs.folder_of("rows/") == Path("rows")
     assert Kind("cell") is Kind.CELL
+
+
+# --- tuning ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_tuning_finds_is_remembered_for_this_file(model, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGETL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(tuning, "_SECONDS", 0.01)
+    predict(model, [str(photos)], config_for(tmp_path / "rows", tune=True))
+    (artifact,) = model.card.artifacts
+    found = tuning.remembered(artifact.sha256)
+    assert found is not None
+    assert json.loads((tmp_path / "rows" / "_job.json").read_text())["batch"] == found.batch
+    assert tuning.remembered("0" * 64) is None
+    tuning.remember("0" * 64, tuning.Tuned(8, 1, 1))
+    assert tuning.remembered(artifact.sha256) == found
+    predict(model, [str(photos)], config_for(tmp_path / "again"))
+    assert rows_of(tmp_path / "again") == rows_of(tmp_path / "rows")
+    (tmp_path / "cache" / "tuned.json").write_text("{")
+    assert tuning.remembered(artifact.sha256) is None
+
+
+@pytest.mark.parametrize(
+    ("speeds", "best"),
+    [
+        ({1: 10.0, 2: 10.2, 4: 20.0}, 4),
+        ({1: 99.0, 2: 100.0, 4: 98.0}, 1),
+        ({(1, 1): 1.0, (2, 1): 2.0}, (2, 1)),
+    ],
+)
+def test_the_smallest_of_the_fastest_is_chosen(speeds, best):
+    assert tuning._smallest_of_the_fastest(speeds) == best
 
 
 # --- clusters -------------------------------------------------------------------------------------------------------

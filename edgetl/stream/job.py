@@ -15,7 +15,7 @@ from edgetl.errors import StorageError, UsageError
 from edgetl.files import fingerprint, write_atomically
 from edgetl.records import RecordError, from_json, to_json
 from edgetl.stream.journal import JOB_FILE, PLAN_FILE
-from edgetl.stream.plan import write_plan
+from edgetl.stream.plan import Plan, write_plan
 from edgetl.stream.sources import Inputs, items_of
 
 _FORMAT = 1
@@ -86,12 +86,19 @@ def open_job(folder: Path, settings: dict[str, str], config: PredictConfig) -> J
 
 
 def begin_job(
-    folder: Path, settings: dict[str, str], inputs: Inputs, batch: Callable[[], int], decoder_bytes: int
+    folder: Path,
+    settings: dict[str, str],
+    inputs: Inputs,
+    batch_for: Callable[[Plan], int],
+    decoder_bytes: int,
 ) -> Job:
-    """Plan a job and write it down. Raises what listing the images raises, and `StorageError`."""
-    planned, sha256 = write_plan(folder / PLAN_FILE, items_of(inputs))
+    """Plan a job and write it down. Raises what listing the images raises, and `StorageError`.
+
+    `batch_for` is asked, once the plan is there, how many images are classified together.
+    """
+    plan = write_plan(folder / PLAN_FILE, items_of(inputs))
     created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    job = Job(_FORMAT, created, settings, batch(), decoder_bytes, planned, sha256)
+    job = Job(_FORMAT, created, settings, batch_for(plan), decoder_bytes, plan.rows, plan.sha256)
     write_atomically(folder / JOB_FILE, to_json(job))
     return job
 

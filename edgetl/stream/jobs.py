@@ -1,9 +1,10 @@
 """From a request to rows: which way images go, and a job from its folder to its summary."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +18,13 @@ from edgetl.errors import needing
 from edgetl.progress import say
 from edgetl.results import PredictionSummary
 from edgetl.rows import STANDARD_OUTPUT, Extra
-from edgetl.stream import decode, finish, journal
+from edgetl.stream import decode, finish, journal, tuning
 from edgetl.stream.classify import Engine, Network
 from edgetl.stream.decode import Batch
 from edgetl.stream.items import Item
 from edgetl.stream.job import Job, begin_job, open_job, settings_of
-from edgetl.stream.limits import limits_of, slots_of
-from edgetl.stream.plan import read_plan
+from edgetl.stream.limits import Limits, limits_of, slots_of
+from edgetl.stream.plan import Plan, read_plan
 from edgetl.stream.pool import Decoding
 from edgetl.stream.run import Classified, Meter, classified, fill
 from edgetl.stream.sources import Inputs, Loaded, loaded
@@ -118,23 +119,18 @@ def run(folder: Path, ready: Ready, inputs: Inputs, config: PredictConfig) -> Pr
         is_new = job is None
         limits = limits_of(_memory_bytes(config), config.workers or None, job.decoder_bytes if job else None)
         if job is None:
-            spec = ready.model.card.input
-            try:
-                job = begin_job(
-                    folder,
-                    settings,
-                    inputs,
-                    lambda: config.batch or _batch_for(ready.network, spec),
-                    limits.decoder_bytes,
-                )
-            except BaseException:
-                journal.discard(folder)
-                raise
+            with _discarding(folder):
+                choose = functools.partial(_choose_batch, folder, ready, config, limits)
+                job = begin_job(folder, settings, inputs, choose, limits.decoder_bytes)
         with closing(journal.Journal(folder)) as opened:
             if not is_new:
                 lost = f"; {opened.dropped} damaged parts are made again" if opened.dropped else ""
                 say(f"going on with {folder}: {opened.rows} of {job.planned} rows are there{lost}")
             in_threads = config.workers == 0 or (is_new and config.workers is None and job.planned <= FEW)
+            known = tuning.remembered(ready.artifact.sha256)
+            if known is not None:
+                ready = replace(ready, network=_with_threads(ready.network, config, known.threads))
+                limits = replace(limits, workers=min(config.workers or known.workers, limits.workers))
             how = decoding(ready, config, limits.workers, job.batch, limits.decoder_bytes)
             summary = _complete(_Run(folder, opened, job, ready, config, how, in_threads))
         if folder != Path(config.output):
@@ -228,6 +224,42 @@ def usual_batch(spec: InputSpec) -> int:
     """A power of two up to 16."""
     most = max(_MOST_PIXELS // (spec.height * spec.width), 1)
     return int(min(2 ** (most.bit_length() - 1), _LARGEST_BATCH))
+
+
+@contextmanager
+def _discarding(folder: Path) -> Iterator[None]:
+    """What fails before a job has begun leaves nothing."""
+    try:
+        yield
+    except BaseException:
+        journal.discard(folder)
+        raise
+
+
+def _with_threads(network: Network, config: PredictConfig, threads: int) -> Network:
+    parallel = network.parallel if config.threads else min(threads, network.parallel)
+    return replace(network, parallel=parallel)
+
+
+def _choose_batch(folder: Path, ready: Ready, config: PredictConfig, limits: Limits, plan: Plan) -> int:
+    """As told, as tuned for this machine (now, or earlier), or as usual."""
+    if config.tune:
+        _tune(folder, ready, config, limits, plan)
+    known = tuning.remembered(ready.artifact.sha256)
+    return config.batch or (known.batch if known else _batch_for(ready.network, ready.model.card.input))
+
+
+def _tune(folder: Path, ready: Ready, config: PredictConfig, limits: Limits, plan: Plan) -> None:
+    spec = ready.model.card.input
+    sample = range(min(plan.rows, tuning.SAMPLE_IMAGES))
+
+    def batches_of(workers: int, batch: int) -> Iterator[Batch]:
+        tasks = loaded(read_plan(folder / journal.PLAN_FILE, plan.sha256, [sample]), config.column)
+        how = decoding(ready, config, workers, batch, limits.decoder_bytes)
+        return decode.in_processes(tasks, how, batch, lambda: False)
+
+    found = tuning.tune(ready.network, (spec.height, spec.width), limits.workers, batches_of)
+    tuning.remember(ready.artifact.sha256, found)
 
 
 def _batch_for(network: Network, spec: InputSpec) -> int:

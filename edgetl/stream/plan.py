@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, fields
+from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from pathlib import Path
 
@@ -14,8 +14,16 @@ _ROWS_PER_GROUP = 4096
 _TEXTS = ("path", "container")  # as bytes: a file's name need not be text
 
 
-def write_plan(path: Path, items: Iterable[Item]) -> tuple[int, str]:
-    """Write a plan whole or not at all; its rows and the SHA-256 of the file. Raises what `items` raises."""
+@dataclass(frozen=True)
+class Plan:
+    """A plan that was written: how many images, and the SHA-256 of its file."""
+
+    rows: int
+    sha256: str
+
+
+def write_plan(path: Path, items: Iterable[Item]) -> Plan:
+    """Write a plan whole or not at all. Raises what `items` raises, and `StorageError`."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
@@ -31,7 +39,7 @@ def write_plan(path: Path, items: Iterable[Item]) -> tuple[int, str]:
                 named[name] = tuple(map(os.fsencode, named[name]))
             writer.write_table(pa.table(named, schema=schema))
             count += len(group)
-    return count, sha256_of(path)
+    return Plan(count, sha256_of(path))
 
 
 def read_plan(path: Path, sha256: str, ranges: Iterable[range]) -> Iterator[tuple[int, Item]]:
