@@ -76,6 +76,8 @@ def forked(work: Callable[[], object], output: Path) -> int:
             os.setpgid(child, child)
         return child
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may have had them ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     handle = os.open(output.with_suffix(".log"), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
