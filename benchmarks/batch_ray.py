@@ -55,10 +55,10 @@ def main() -> None:
         photos = make_small(Path(scratch) / "photos", COUNT)
         digests.add(job(photos, Path(scratch) / "local", None).digest)
         for number in range(ROUNDS):
-            for name in found:
+            for name, seconds in found.items():
                 second = add(1) if name == "two nodes" else None
                 summary = job(photos, Path(scratch) / f"{number} {name}", cluster.address)
-                found[name].append(summary.seconds)
+                seconds.append(summary.seconds)
                 digests.add(summary.digest)
                 print(name, summary.seconds, file=sys.stderr, flush=True)
                 if second is not None:

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from tiny import add_onnx, make_image, make_tiny_model, tiny_onnx
 from typer.testing import CliRunner
 
+from edgetl import rows
 from edgetl.card import Model
 from edgetl.cli import app
 from edgetl.config import BatchEngine, Precision, PredictConfig
@@ -372,6 +373,20 @@ def test_full_disk_keeps_what_is_committed_and_says_what_is_needed(model, photos
     assert "MB" in raised.value.fix
     monkeypatch.undo()
     assert predict(model, [str(photos)], config_for(tmp_path / "rows")).resumed == 32
+
+
+@pytest.mark.parametrize("form", [".parquet", ".csv"])
+def test_full_disk_at_the_very_end_keeps_all_rows(model, photos, undisturbed, tmp_path, monkeypatch, form):
+    output = tmp_path / f"rows{form}"
+    original = rows._opened
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "_opened", lambda form, _path, extras: original(form, Path("/dev/full"), extras))
+        with pytest.raises(StorageError, match="the disk is full; all 90 rows are safe") as raised:
+            predict(model, [str(photos)], PredictConfig(output=str(output), shard_rows=16))
+    assert "MB more are needed" in raised.value.fix
+    summary = predict(model, [str(photos)], PredictConfig(output=str(output), shard_rows=16))
+    assert (summary.resumed, summary.digest) == (COUNT, digest_of(undisturbed))
+    assert list(tmp_path.iterdir()) == [output]
 
 
 # --- images that fight back -----------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +11,13 @@ from edgetl.errors import StorageError
 from edgetl.files import write_atomically
 from edgetl.records import to_plain
 from edgetl.results import Skipped
-from edgetl.rows import Extras, read_parquet, writing
+from edgetl.rows import Extras, RowFormat, read_parquet, row_format, writing
 from edgetl.stream.job import Job
 from edgetl.stream.journal import SUCCESS_FILE, Journal, total_digest
+from edgetl.stream.run import in_words
 
+# Bytes of a finished file for each byte of parts, which are packed.
+_FORMS_BYTES = {RowFormat.PARQUET: 1, RowFormat.CSV: 8, RowFormat.JSON_LINES: 16}
 MOST_SKIPPED = 20  # kept in the summary; the rows have all
 
 
@@ -39,15 +44,29 @@ def finish(journal: Journal, job: Job) -> Totals:
         )
     totals = _count(journal)
     written = {"created": job.created, "settings": job.settings, **to_plain(totals)}
-    write_atomically(journal.folder / SUCCESS_FILE, json.dumps(written, indent=1) + "\n")
+    with _telling_the_need(journal, 0):
+        write_atomically(journal.folder / SUCCESS_FILE, json.dumps(written, indent=1) + "\n")
     return totals
 
 
 def write_file(journal: Journal, output: str, extras: Extras) -> None:
     """All rows of a job as one file, whole or not at all. Equal rows make equal files."""
-    with writing(output, extras) as write:
+    with _telling_the_need(journal, _FORMS_BYTES[row_format(output)]), writing(output, extras) as write:
         for part in journal.ordered():
             write(read_parquet(journal.folder / part.file))
+
+
+@contextmanager
+def _telling_the_need(journal: Journal, factor: int) -> Iterator[None]:
+    """What the disk refuses is told with the space that is needed: `factor` times that of the parts."""
+    try:
+        yield
+    except StorageError as error:
+        needed = in_words(factor * sum(part.size_bytes for part in journal.ordered()) + 2**20)
+        raise StorageError(
+            f"{error.what.removesuffix('.')}; all {journal.rows} rows are safe in {journal.folder}.",
+            f"{error.fix} About {needed} more are needed.",
+        ) from error
 
 
 def _count(journal: Journal) -> Totals:

@@ -156,7 +156,7 @@ class _Writer:
         except StorageError as refusal:
             raise StorageError(
                 f"{refusal.what[:-1]}; {self._journal.rows} of {self._planned} rows are safe there.",
-                f"{refusal.fix} The rest needs about {_in_words(self._needed())}.",
+                f"{refusal.fix} The rest needs about {in_words(self._needed())}.",
             ) from error
 
     def _needed(self) -> int:
@@ -166,5 +166,6 @@ class _Writer:
         return int((self._planned - rows) * each) + 2**20
 
 
-def _in_words(size_bytes: int) -> str:
+def in_words(size_bytes: int) -> str:
+    """Such as 12 MB."""
     return f"{size_bytes / 1e6:.0f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.1f} GB"
