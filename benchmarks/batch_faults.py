@@ -59,8 +59,8 @@ def main() -> None:
         "Jobs of `edgetl predict` that were hurt and then went on (tests/faults/inject.py). kills: SIGKILL of a job of "
         "4,000 images at random moments, every fourth time of a decoder first; stops: SIGINT, SIGTERM, SIGHUP; cuts: "
         "ext4 frozen, copied and mounted again; disks: tmpfs of growing size; mutations: damaged images of all formats "
-        "after the test images of Pillow's source package; memory: small images with models/demo, proportional set "
-        "size of all processes; ray: nodes of a cluster of two killed.\n\n"
+        "after the test images of Pillow's source package; memory: small images with models/demo, resident "
+        "memory of all processes; ray: nodes of a cluster of two killed.\n\n"
     )
     publish("batch-faults", "Batch jobs under faults", text + table(("fault", "counts"), list(rows.items())))
 

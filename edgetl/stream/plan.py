@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from edgetl.errors import StorageError
@@ -11,6 +11,7 @@ from edgetl.files import replacing, sha256_of
 from edgetl.stream.items import Item, Kind
 
 _ROWS_PER_GROUP = 4096
+_ROWS_AT_ONCE = 256  # as Python objects
 _TEXTS = ("path", "container")  # as bytes: a file's name need not be text
 
 
@@ -60,8 +61,9 @@ def read_plan(path: Path, sha256: str, ranges: Iterable[range]) -> Iterator[tupl
                 first = group * _ROWS_PER_GROUP
                 table = opened.read_row_group(group)
                 low, high = max(wanted.start - first, 0), min(wanted.stop - first, len(table))
-                for offset, row in enumerate(table.slice(low, high - low).to_pylist(), first + low):
-                    yield offset, _item(row)
+                few = table.slice(low, high - low).to_batches(max_chunksize=_ROWS_AT_ONCE)
+                rows = chain.from_iterable(batch.to_pylist() for batch in few)
+                yield from enumerate(map(_item, rows), first + low)
 
 
 def _item(row: dict[str, object]) -> Item:

@@ -317,30 +317,37 @@ def memory(count: int, scratch: Path) -> dict:
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     samples = []
     while run.poll() is None:
-        samples.append((time.monotonic() - started, _tree_bytes(run.pid) / 2**20))
+        samples.append((time.monotonic() - started, *_tree_mib(run.pid)))
         time.sleep(0.25)
     seconds = time.monotonic() - started
     steady = np.array([sample for sample in samples if sample[0] > seconds * 0.4 and sample[1] > 0])
-    slope, _ = np.polyfit(steady[:, 0] / seconds * count / 1000, steady[:, 1], 1)
+    slope, _ = np.polyfit(steady[:, 0] / seconds * count / 1000, steady[:, 2], 1)
     return {
         "images": json.loads((scratch / "job" / "_SUCCESS").read_text())["rows"],
         "exit code": run.returncode,
         "peak, MiB": round(max(sample[1] for sample in samples)),
-        "slope, MiB per 1,000 images": round(float(slope), 4),
+        "slope of their own memory, MiB per 1,000 images": round(float(slope), 4),
         "images/s": round(count / seconds, 1),
     }
 
 
-def _tree_bytes(pid: int) -> int:
-    """Proportional memory of a process and its children, so that what they share counts once."""
-    total = 0
+def _tree_mib(pid: int) -> tuple[float, float]:
+    """A process and its children: resident memory, libraries counted again and again; and what is theirs alone.
+
+    Not the proportional set size: it moves when other programs that share libraries come and go.
+    """
+    resident = own = 0.0
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                resident += int(line.split()[1]) / 1024
+            if line.startswith("RssAnon:"):
+                own += int(line.split()[1]) / 1024
         for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-            total += sum(_tree_bytes(int(child)) for child in listed.read_text().split())
-    return total
+            for child in listed.read_text().split():
+                more = _tree_mib(int(child))
+                resident, own = resident + more[0], own + more[1]
+    return resident, own
 
 
 def ray_nodes(count: int, scratch: Path, images: int = 4000) -> dict:
