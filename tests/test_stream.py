@@ -412,7 +412,7 @@ def test_poison_costs_its_own_row(model, tmp_path, weak_decoders):
         path = make_image(folder / f"{number:03d}.png", COLOURS[number % 3], number)
         if number in poison:
             path.write_bytes(poison[number])
-    predict(model, [str(folder)], config_for(tmp_path / "rows", timeout=1, memory="1GiB"))
+    predict(model, [str(folder)], config_for(tmp_path / "rows", timeout=2, memory="1GiB"))
     rows = rows_of(tmp_path / "rows")
     assert len(rows) == COUNT
     refused = {number: row["reason"] for number, row in enumerate(rows) if row["label"] is None}
@@ -432,41 +432,34 @@ def test_a_bug_in_a_decoder_is_not_taken_for_a_bad_image(model, tmp_path, weak_d
 
 def test_decoders_end_with_their_parent(model, photos, tmp_path):
     code = (
-        "import os, signal, sys\n"
+        "import os, pathlib, signal, sys\n"
         "from edgetl.stream.journal import Journal\n"
-        "Journal.commit = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def die(*_):\n"
+        "    listed = pathlib.Path('/proc/self/task').glob('*/children')\n"
+        "    pathlib.Path(os.environ['CHILDREN']).write_text(' '.join(each.read_text() for each in listed))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Journal.commit = die\n"
         "from edgetl.cli import main\nmain()"
     )
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "predict",
-        str(model.folder),
-        str(photos),
-        "-o",
-        f"{tmp_path}/rows/",
-    ]
-    assert subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == -signal.SIGKILL
+    output = ["-o", f"{tmp_path}/rows/", "--shard-rows", "16", "--workers", "2"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", str(model.folder), str(photos), *output],
+        env=os.environ | {"CHILDREN": str(tmp_path / "children")}, check=False, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    children = [int(child) for child in (tmp_path / "children").read_text().split()]
+    assert len(children) == 2
     deadline = time.monotonic() + 20
-    while _decoders_of(tmp_path) and time.monotonic() < deadline:
+    while any(map(_is_decoder, children)) and time.monotonic() < deadline:
         os.sched_yield()
-    assert not _decoders_of(tmp_path)
+    assert not any(map(_is_decoder, children))
 
 
-def _decoders_of(folder: Path) -> list[str]:
-    """Processes that have this folder, which is the working folder of no other, as theirs."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (
-                b"edgetl.stream.worker" in (process / "cmdline").read_bytes()
-                and (process / "status").read_text().split("PPid:\t")[1].split()[0] == "1"
-            ):
-                found.append(process.name)
-        except OSError:
-            continue
-    return found
+def _is_decoder(process: int) -> bool:
+    try:
+        return b"edgetl.stream.worker" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 # --- sources --------------------------------------------------------------------------------------------------------
