@@ -263,7 +263,9 @@ def main() -> None:
     spec = _card(given.model)["input"]
     text = (
         f"Whole work without the start of Python: from files to rows, network {spec['width']} x {spec['height']}, "
-        f"{given.rounds} rounds in turn, medians. Photos: {given.count} JPEG files of 1, 3, 8 and 12 megapixels by "
+        f"{given.rounds} rounds in turn, medians. Other programs used the CPUs meanwhile: CPU time per image is the "
+        "steadier figure. "
+        f"Photos: {given.count} JPEG files of 1, 3, 8 and 12 megapixels by "
         f"turns; small: {given.small} JPEG files of 128 x 128. The plain loops give no rows for damaged files and keep "
         "nothing when they are interrupted. timm and Ultralytics were not compared: both need PyTorch, which is not "
         f"part of this environment.{' Not there: ' + ', '.join(absent) + '.' if absent else ''}\n\n"
