@@ -7,6 +7,7 @@ from edgetl.choices import (
     FASTEST_FIRST,
     Arithmetic,
     Augment,
+    BatchEngine,
     Block,
     ClassWeights,
     FeaturePrecision,
@@ -19,12 +20,14 @@ from edgetl.choices import (
     TrunkInput,
     Unfreeze,
 )
+from edgetl.config_predict import PredictConfig
 from edgetl.settings import Checked, option
 
 __all__ = [
     "FASTEST_FIRST",
     "Arithmetic",
     "Augment",
+    "BatchEngine",
     "BenchConfig",
     "Block",
     "CacheConfig",
@@ -343,19 +346,6 @@ class VerifyConfig(Checked):
     artifact: str | None = option(None, "One artifact (default: all).")
     data: Path | None = option(None, "Where the data folder is now (default: where it was at training).")
     batch: int = option(32, "Images per step.", min=1, max=4096)
-    threads: int = option(0, "CPU threads, 0: all.", min=0, max=1024)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictConfig(Checked):
-    """How to run a model over images."""
-
-    artifact: str | None = option(
-        None, "onnx-int8, tflite-int8 ... (default: the fastest ONNX file at parity)."
-    )
-    output: str = option("-", "A .parquet, .csv or .jsonl file; - prints JSON lines.")
-    top: int = option(1, "Also give the K most likely classes.", min=1, max=1000)
-    batch: int = option(16, "Images per step.", min=1, max=4096)
     threads: int = option(0, "CPU threads, 0: all.", min=0, max=1024)
 
 

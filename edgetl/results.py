@@ -183,11 +183,14 @@ class PredictionSummary:
     artifact: str
     images: int
     refused: int
-    output: str  # the file written, "-" for standard output
+    output: str  # the file or folder written, "-" for standard output
     seconds: float
     images_per_second: float
     per_label: dict[str, int]
     skipped: tuple[Skipped, ...]  # the first 20
+    resumed: int  # rows that an earlier run of the same job had made
+    limit: str  # what more speed would have to come from: "decoding" or "inference"; "" without images
+    digest: str  # of a job's rows in their order; "" where there was no job
 
 
 @dataclass(frozen=True)
