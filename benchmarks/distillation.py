@@ -29,7 +29,7 @@ from edgetl.steps.making import Sources
 from edgetl.steps.promise import FloatNetwork
 from edgetl.steps.workshop import Work, goals_for, prepare
 
-WIDTHS = (16, 32, 48, 64, 96, 96, 96, 160, 128, 112)
+WIDTHS = (16, 16, 32, 32, 48, 48, 64, 96, 96, 128)
 SIDE = 64
 VARIANTS: dict[str, dict[str, float]] = {
     "as it is": {},
@@ -39,8 +39,8 @@ VARIANTS: dict[str, dict[str, float]] = {
     "no labels": {"label_weight": 0.0},
     "half labels": {"label_weight": 0.5},
     "labels alone": {"label_weight": 1.0},
-    "a third of the rate": {"rate": 3e-4},
-    "three times the rate": {"rate": 3e-3},
+    "a third of the rate": {"rate": 1e-4},
+    "three times the rate": {"rate": 1e-3},
 }
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     """Every variant from the same start, then other starts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work", type=Path)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=20)
     asked = parser.parse_args()
     parent = asked.work / "distillation-parent"
     if not parent.exists():

@@ -60,7 +60,7 @@ class CompressConfig(Checked):
         max=1,
         panel="Training",
     )
-    rate: float = option(1e-3, "Learning rate at its height.", min=0, max=1, panel="Training")
+    rate: float = option(3e-4, "Learning rate at its height.", min=0, max=1, panel="Training")
     batch: int = option(64, "Images per step.", min=1, max=4096, panel="Training")
     seed: int = option(0, "Seed of every random choice.", min=0, panel="Training")
     format: str = option("onnx,tflite", "onnx, tflite or both, comma separated.", panel="Run")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgetl.card import Artifact, Compression, Model, ModelCard, TrainingSummary
+from edgetl.compression.widths import parameters_of
 from edgetl.config import CompressConfig, DataConfig, ExportConfig, VerifyConfig
 from edgetl.dataset import Dataset, Role, load, role_fingerprint
 from edgetl.errors import DataError, ExitCode
@@ -191,16 +192,15 @@ def _division(parent: Model) -> DataConfig:
 
 
 def _told(work: Work, model: str, attempts: Sequence[Attempt], kept: Kept) -> Compressed:
-    whole = work.larger.whole
     network = work.parent.model.card.network
     return Compressed(
         model=model,
         parent=str(work.parent.model.folder),
         goals=work.goals_in_words,
         parent_accuracy=work.parent_accuracy,
-        parent_parameters=whole.parameters,
+        parent_parameters=parameters_of(network.channels),
         parent_giga_macs=work.larger.multiplications(network.channels, network.cut) / 1e9,
-        parent_latency_ms=whole.latency_ms,
+        parent_latency_ms=work.larger.table.of(network.channels),
         attempts=tuple(attempts),
         artifacts=kept.artifacts,
         explained=kept.explained,
