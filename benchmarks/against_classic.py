@@ -1,4 +1,4 @@
-"""The default recipe against the widely copied one, given the same minutes, and the int8 proof on Fashion-MNIST.
+"""The default recipe against the widely copied one, given the same minutes.
 
 `python benchmarks/against_classic.py [WORK]` needs Debian's `dataset-fashion-mnist` and about 30 minutes.
 """
@@ -34,7 +34,6 @@ def main() -> None:
         "what the default took, then later.\n\n" + table(header, rows)
     )
     publish("classic", "The default recipe against the classic one", text)
-    publish("fashion-parity", "Parity on Fashion-MNIST", parity(work / "Fashion-MNIST-default"))
 
 
 def compare(name: str, data: Path, work: Path) -> list[tuple[str, ...]]:
@@ -66,49 +65,6 @@ def row_of(name: str, recipe: str, model: Path) -> tuple[str, ...]:
         f"{found['training']['minutes']:.1f}",
         f"{100 * scores['accuracy']:.1f} %",
         f"{100 * scores['accuracy_low']:.1f} to {100 * scores['accuracy_high']:.1f}",
-    )
-
-
-def parity(model: Path) -> str:
-    """Export, verify at 1 point and bench; the table of what came out."""
-    edgetl("export", str(model))
-    verified = edgetl("verify", str(model), "--max-drop", "1.0", check=False)
-    edgetl("bench", str(model), "--seconds", "3")
-    found = card(model)
-    rows = []
-    for artifact in found["artifacts"]:
-        result, timing = found["parity"][artifact["name"]], found["timing"][artifact["name"]]
-        rows.append(
-            (
-                artifact["name"],
-                f"{artifact['size_bytes'] / 1e6:.2f}",
-                f"{100 * found['scores'][artifact['name']]['accuracy']:.2f} %",
-                f"{result['drop_points']:+.2f}",
-                f"{result['drop_upper_points']:.2f}",
-                f"{result['sqnr_db']:.1f}" if result["sqnr_db"] is not None else "equal",
-                result["verdict"],
-                f"{timing['latency_p50_ms']:.1f}",
-                f"{timing['images_per_second']:.0f}",
-                "" if timing["speed_ratio"] is None else f"{timing['speed_ratio']:.2f}",
-            )
-        )
-    header = (
-        "file",
-        "MB",
-        "accuracy",
-        "drop",
-        "at most",
-        "SQNR dB",
-        "verdict",
-        "p50 ms",
-        "images/s",
-        "x fp32",
-    )
-    images = found["reference"]["images"]
-    return (
-        f"The default model of the table above on {images:,} certification images, `edgetl verify --max-drop 1.0` "
-        f"(exit code {verified.exit_code}). Drops are points against full precision on the same images; *at most* is "
-        "the one-sided 95 % bound.\n\n" + table(header, rows)
     )
 
 

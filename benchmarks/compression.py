@@ -30,18 +30,18 @@ from edgetl.steps.demo import copy_samples
 from edgetl.steps.making import Sources, Variant, build
 
 LADDER = {  # name and options of each rung
-    "half": ("--keep", "0.5"),
-    "third": ("--keep", "0.35"),
-    "quarter": ("--keep", "0.25"),
+    "800 kB, fast": ("--max-size", "800KB", "--macs"),
     "800 kB": ("--max-size", "800KB"),
-    "600 kB": ("--max-size", "600KB"),
+    "25 %": ("--keep", "0.25"),
+    "35 %": ("--keep", "0.35"),
 }
 STUDENTS = "mobilenet_v2,mobilenet_v2_035,mobilenet_v3_small,efficientnet_b0,efficientnet_lite0"
-BESIDE = "quarter"  # the rung that rivals learn beside
+BESIDE, RIVALS = "25 %", "rivals"  # the rung that rivals learn beside, and their folder
 LARGE = 224  # pixels of published figures
 BATCH, ROUNDS = 8, 9
 KERAS_IMAGES = 48
-TEACHER_EPOCHS = {"fashion-2000": 120, "emoji": 120, "fashion-60000": 12}
+MACS_PER_PIXEL = 12_000  # of the fast rung
+PARENT_EPOCHS = {"fashion-2000": 40, "emoji": 120, "fashion-60000": 12}  # as many as the small networks have
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,15 @@ def measure(case: Case, work: Path, *, students: bool) -> None:
     if not parent.exists():
         edgetl(
             "train", str(folder_of(case, work)), "-o", str(parent), "--image-size", str(case.side),
-            "--epochs-finetune", str(TEACHER_EPOCHS[case.data]), "--seed", str(case.seed),
+            "--epochs-finetune", str(PARENT_EPOCHS[case.data]), "--patience", str(PARENT_EPOCHS[case.data]),
+            "--seed", str(case.seed),
             "--cache-folder", str(work / "cache"),
         )  # fmt: skip
     models = {}
-    for name, options in (
-        LADDER | ({"rivals": (*LADDER[BESIDE], "--student", STUDENTS)} if students else {})
-    ).items():
-        model = work / f"{case.name}-{name.replace(' ', '-')}"
+    rivals = {RIVALS: (*LADDER[BESIDE], "--student", STUDENTS)} if students else {}
+    for name, options in (LADDER | rivals).items():
+        model = work / f"{case.name}-{name.replace(' ', '').replace('%', '').replace(',', '-')}"
+        given = (*options, f"{MACS_PER_PIXEL * case.side**2 / 1e6:g}") if options[-1] == "--macs" else options
         if not model.exists():
             edgetl(
                 "compress",
@@ -96,15 +97,15 @@ def measure(case: Case, work: Path, *, students: bool) -> None:
                 "3",
                 "--seed",
                 str(case.seed),
-                *options,
+                *given,
             )
         if name in LADDER:
             models[name] = model
     rates = {side: speeds(parent, models, side) for side in (case.side, LARGE)}
     figures = {"case": case.name, "side": case.side, "keras": keras_rate(work, case), "parent": facts(parent)}
     figures["rungs"] = {name: facts(model) for name, model in models.items()}
-    rivals = work / f"{case.name}-rivals"
-    figures["tries"] = card(rivals)["compression"]["attempts"] if rivals.exists() else []
+    beside = work / f"{case.name}-{RIVALS}"
+    figures["tries"] = card(beside)["compression"]["attempts"] if beside.exists() else []
     figures["rates"] = {str(side): found for side, found in rates.items()}
     (work / f"{case.name}-ladder.json").write_text(json.dumps(figures))
 

@@ -8,6 +8,7 @@ for row in model.predict(["rose.jpg"]):
     print(row.path, row.label, row.probability)
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from edgetl.config import (
     VerifyConfig,
 )
 from edgetl.errors import needing
-from edgetl.results import CacheUsage, DataReport, Drift, Finding, Parity, Scores, Timing
+from edgetl.results import CacheUsage, DataReport, Drift, Finding, Parity, PredictionSummary, Scores, Timing
 from edgetl.rows import Prediction
 
 
@@ -126,6 +127,12 @@ class OpenModel:
         from edgetl.steps.drift import drift as step
 
         return step(self._model, Path(results), config or DriftConfig())
+
+    def predict_into(self, inputs: Iterable[str | Path], config: PredictConfig) -> PredictionSummary:
+        """`edgetl predict`: files, folders, archives ... into `config.output`; the same call resumes it."""
+        from edgetl.steps.predict import predict as step
+
+        return step(self._model, [os.fspath(name) for name in inputs], config)
 
     def bench(self, config: BenchConfig | None = None) -> tuple[Timing, ...]:
         """Time artifacts on this machine."""

@@ -3,6 +3,13 @@
 from enum import StrEnum
 
 
+class BatchEngine(StrEnum):
+    """Where `predict` works."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class Recipe(StrEnum):
     """How a network is trained."""
 

@@ -64,8 +64,15 @@ def _pillow_kept_quiet() -> Iterator[None]:
             filters.remove(_IGNORE_PILLOW)
 
 
-def upright(data: bytes, background: tuple[int, int, int]) -> tuple[Image.Image, ImageFacts] | Refused:
-    """The first frame as an RGB image, turned as its EXIF data says."""
+def upright(
+    data: bytes, background: tuple[int, int, int], draft_side: int | None = None
+) -> tuple[Image.Image, ImageFacts] | Refused:
+    """The first frame as an RGB image, turned as its EXIF data says.
+
+    With `draft_side`, a JPEG file may come at 1/2, 1/4 or 1/8 of its size, made from fewer coefficients
+    (ITU T.81), as long as both sides keep that many pixels, and a whole number of them: a fraction would
+    shift what is seen. The facts then state the smaller size.
+    """
     if not data:
         return Refused(Refusal.EMPTY, "The file is empty.")
     try:
@@ -73,6 +80,8 @@ def upright(data: bytes, background: tuple[int, int, int]) -> tuple[Image.Image,
             if refused := refused_by_size(*image.size):
                 return refused
             mode = image.mode
+            if draft_side is not None and mode in ("RGB", "L"):
+                _draft(image, draft_side)
             image.load()
             rgb = _rgb(image, data, background)
             if isinstance(rgb, Refused):
@@ -87,6 +96,14 @@ def upright(data: bytes, background: tuple[int, int, int]) -> tuple[Image.Image,
         return unidentified(data)
     except Exception as error:  # noqa: BLE001 - Pillow answers bad files with nine kinds of exception
         return undecodable(data, " ".join(str(error).split()) or type(error).__name__)
+
+
+def _draft(image: Image.Image, least_side: int) -> None:
+    width, height = image.size
+    for scale in (8, 4, 2):
+        if width % scale == height % scale == 0 and min(width, height) >= least_side * scale:
+            image.draft(None, (width // scale, height // scale))
+            return
 
 
 def resized(image: Image.Image, height: int, width: int) -> Image.Image:

@@ -5,7 +5,13 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
-Advance = Callable[[int], None]
+
+class Advance(Protocol):
+    """Tells of units done, and how it goes in a few words."""
+
+    def __call__(self, units: int, note: str = "", /) -> None:
+        """More of them."""
+        ...
 
 
 class Reporter(Protocol):
@@ -26,7 +32,7 @@ class Silent:
     @contextmanager
     def task(self, name: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002 - the protocol's names
         """Count nothing."""
-        yield lambda _units: None
+        yield lambda _units, _note="": None
 
     def say(self, text: str) -> None:
         """Say nothing."""

@@ -26,6 +26,9 @@ class Refusal(StrEnum):
     MISSING = auto()
     PERMISSION = auto()
     IO_ERROR = auto()
+    CHANGED = auto()
+    CRASHED = auto()
+    TIMEOUT = auto()
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,6 @@ class LayerCost:
 class Attempt:
     """One smaller network that was trained, by the tuning images and what its int8 ONNX file costs here."""
 
-    student: str  # a rival's name, "" for a VGG16 with fewer channels
     widths: tuple[int, ...]  # channels of each convolution; none for a rival
     parameters: int  # of the whole network
     giga_macs: float  # multiply-adds of one image, in 1e9
@@ -149,6 +148,7 @@ class Attempt:
     expected_upper_points: float  # of the drop, if certification sees the same shares
     misses: tuple[str, ...]  # goals: "drop", "size", "latency"
     chosen: bool
+    student: str = ""  # a rival's name; empty for a VGG16 with fewer channels
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,14 @@ class PredictionSummary:
     artifact: str
     images: int
     refused: int
-    output: str  # the file written, "-" for standard output
+    output: str  # the file or folder written, "-" for standard output
     seconds: float
     images_per_second: float
     per_label: dict[str, int]
     skipped: tuple[Skipped, ...]  # the first 20
+    resumed: int  # rows that an earlier run of the same job had made
+    limit: str  # what more speed would have to come from: "decoding" or "inference"; "" without images
+    digest: str  # of a job's rows in their order; "" where there was no job
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,13 @@ label         the most likely class; null when refused
 probability   of that class, 0..1; null when refused
 top           the K most likely classes, best first, as a list of {label, probability}; empty when refused
 
-CSV follows RFC 4180 in UTF-8: null is an empty cell, and `top` is the JSON text of the list, because class
-names may hold any character that could separate them. JSON lines are ASCII, so that no locale refuses them
+Where they were asked for (`Extra`), two more follow, as lists of float32; null when refused:
+
+probabilities of every class, in the order of the card's labels
+embedding     what the last layer sees of the image
+
+CSV follows RFC 4180 in UTF-8: null is an empty cell, and lists are JSON texts, because class names may hold
+any character that could separate them. JSON lines are ASCII, so that no locale refuses them
 and no reader takes an unusual line separator inside a name for the end of a row.
 """
 
@@ -21,7 +26,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TextIO, assert_never
@@ -33,7 +38,7 @@ from edgetl.images import Refusal
 STANDARD_OUTPUT = "-"
 _ROW_GROUP = 4096  # rows; Parquet readers want thousands at once, a device's memory no more
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # one prediction, by column
 
 
 class Status(StrEnum):
@@ -62,9 +67,20 @@ class Prediction:
     label: str | None
     probability: float | None
     top: tuple[ClassProbability, ...]  # best first
+    probabilities: tuple[float, ...] | None = None
+    embedding: tuple[float, ...] | None = None
 
 
-Write = Callable[[Sequence[Prediction]], None]
+class Extra(StrEnum):
+    """Columns that are written on request."""
+
+    PROBABILITIES = "probabilities"
+    EMBEDDING = "embedding"
+
+
+COLUMNS = ("path", "status", "reason", "detail", "label", "probability", "top")
+Extras = tuple[Extra, ...]
+Write = Callable[[Sequence[Row]], None]
 
 
 class RowFormat(StrEnum):
@@ -81,19 +97,22 @@ def row_format(output: str) -> RowFormat:
         return RowFormat.JSON_LINES
     path = Path(output)
     if path.is_dir():
-        raise UsageError(f"The output {output} is a folder.", "Name a file in it.")
+        raise UsageError(
+            f"The output {output} is a folder.",
+            "Name a file in it, or end the name in a slash for a folder of parts.",
+        )
     suffix = path.suffix.lower()
     if suffix not in list(RowFormat):
         valid = ", ".join(RowFormat)
         raise UsageError(
             f"The output {output} has no known suffix.",
-            f"Valid are {valid}; {STANDARD_OUTPUT} prints JSON lines.",
+            f"Valid are {valid}; {STANDARD_OUTPUT} prints JSON lines, NAME/ is a folder of parts.",
         )
     return RowFormat(suffix)
 
 
 @contextmanager
-def writing(output: str) -> Iterator[Write]:
+def writing(output: str, extras: Extras = ()) -> Iterator[Write]:
     """Give a function that writes rows to a file, or to standard output at once.
 
     The file appears, or replaces the one of that name, only when the block ends well. Raises `UsageError` for
@@ -103,7 +122,7 @@ def writing(output: str) -> Iterator[Write]:
     if output == STANDARD_OUTPUT:
         yield _standard_output(sys.stdout)
         return
-    with replacing(Path(output)) as temporary, _opened(form, temporary) as write:
+    with replacing(Path(output)) as temporary, _opened(form, temporary, extras) as write:
         yield write
 
 
@@ -112,20 +131,38 @@ def printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def row_of(prediction: Prediction) -> Row:
+def row_of(prediction: Prediction, extras: Extras = ()) -> Row:
     """A prediction as plain values, by column."""
-    return asdict(prediction) | {"path": printable(prediction.path)}
+    row: Row = {name: getattr(prediction, name) for name in (*COLUMNS, *extras)}
+    top = [{"label": likely.label, "probability": likely.probability} for likely in prediction.top]
+    return row | {"path": printable(prediction.path), "top": top}
+
+
+def write_parquet(path: Path, rows: Sequence[Row], extras: Extras) -> None:
+    """Write rows to a new Parquet file, as one group."""
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    write_table(pa.Table.from_pylist(list(rows), schema=_schema(pa, extras)), path, compression="zstd")
+
+
+def read_parquet(path: Path) -> list[Row]:
+    """The rows of a file that `write_parquet` made."""
+    from pyarrow.parquet import read_table
+
+    rows: list[Row] = read_table(path, partitioning=None, memory_map=False).to_pylist()
+    return rows
 
 
 @contextmanager
-def _opened(form: RowFormat, path: Path) -> Iterator[Write]:
+def _opened(form: RowFormat, path: Path, extras: Extras) -> Iterator[Write]:
     match form:
         case RowFormat.PARQUET:
-            with _parquet(path) as write:
+            with _parquet(path, extras) as write:
                 yield write
         case RowFormat.CSV:
             with path.open("w", encoding="utf-8", newline="") as file:
-                yield _csv(file)
+                yield _csv(file, extras)
         case RowFormat.JSON_LINES:
             with path.open("w", encoding="ascii") as file:
                 yield _json_lines(file)
@@ -134,8 +171,8 @@ def _opened(form: RowFormat, path: Path) -> Iterator[Write]:
 
 
 def _json_lines(file: TextIO) -> Write:
-    def write(predictions: Sequence[Prediction]) -> None:
-        file.writelines(json.dumps(row_of(prediction)) + "\n" for prediction in predictions)
+    def write(rows: Sequence[Row]) -> None:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
     return write
 
@@ -143,60 +180,62 @@ def _json_lines(file: TextIO) -> Write:
 def _standard_output(stream: TextIO) -> Write:
     write_lines = _json_lines(stream)
 
-    def write(predictions: Sequence[Prediction]) -> None:
+    def write(rows: Sequence[Row]) -> None:
         with storing(Path("standard output")):
-            write_lines(predictions)
+            write_lines(rows)
             stream.flush()  # the reader of a pipe works while we do
 
     return write
 
 
-def _csv(file: TextIO) -> Write:
+def _csv(file: TextIO, extras: Extras) -> Write:
     # The line end stays \r\n: of such characters only those of the line end are quoted, and names hold both.
-    writer = csv.DictWriter(file, [field.name for field in fields(Prediction)])
+    writer = csv.DictWriter(file, [*COLUMNS, *extras])
     writer.writeheader()
 
-    def write(predictions: Sequence[Prediction]) -> None:
-        rows = map(row_of, predictions)
-        writer.writerows(row | {"top": json.dumps(row["top"], ensure_ascii=False)} for row in rows)
+    def write(rows: Sequence[Row]) -> None:
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
     return write
 
 
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple)) else value
+
+
 @contextmanager
-def _parquet(path: Path) -> Iterator[Write]:
+def _parquet(path: Path, extras: Extras) -> Iterator[Write]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    schema = _schema(pa)
+    schema = _schema(pa, extras)
     waiting: list[Row] = []
     with ParquetWriter(path, schema) as writer:
 
-        def flush() -> None:
-            writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=schema))
-            waiting.clear()
+        def flush(count: int) -> None:
+            writer.write_batch(pa.RecordBatch.from_pylist(waiting[:count], schema=schema))
+            del waiting[:count]
 
-        def write(predictions: Sequence[Prediction]) -> None:
-            waiting.extend(map(row_of, predictions))
-            if len(waiting) >= _ROW_GROUP:
-                flush()
+        def write(rows: Sequence[Row]) -> None:
+            waiting.extend(rows)
+            while len(waiting) >= _ROW_GROUP:
+                flush(_ROW_GROUP)  # always as many, so that equal rows make equal files
 
         yield write
         if waiting:
-            flush()
+            flush(len(waiting))
 
 
-def _schema(pa: Any) -> Any:
+def _schema(pa: Any, extras: Extras) -> Any:
     """The columns; probabilities are float32, which is what engines give."""
-    text, probability = pa.string(), pa.float32()
-    return pa.schema(
-        {
-            "path": text,
-            "status": text,
-            "reason": text,
-            "detail": text,
-            "label": text,
-            "probability": probability,
-            "top": pa.list_(pa.struct({"label": text, "probability": probability})),
-        }
-    )
+    text, number = pa.string(), pa.float32()
+    columns = {
+        "path": text,
+        "status": text,
+        "reason": text,
+        "detail": text,
+        "label": text,
+        "probability": number,
+        "top": pa.list_(pa.struct({"label": text, "probability": number})),
+    }
+    return pa.schema(columns | {extra.value: pa.list_(number) for extra in extras})

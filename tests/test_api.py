@@ -52,6 +52,13 @@ def test_predict_gives_a_row_for_every_image(folder, tmp_path):
     assert edgetl.open(folder).predict([]) == []
 
 
+def test_predict_into_writes_as_the_command_does(folder, tmp_path):
+    photo, output = make_image(tmp_path / "red.png", "red"), tmp_path / "rows/"
+    summary = edgetl.open(folder).predict_into([photo], PredictConfig(output=f"{output}/"))
+    assert (summary.images, summary.per_label) == (1, {"red": 1})
+    assert (output / "_SUCCESS").is_file()
+
+
 def test_verify_adds_to_the_card_in_memory_and_on_the_disk(folder):
     model = edgetl.open(folder)
     (parity,) = model.verify(VerifyConfig(max_drop=100))

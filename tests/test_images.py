@@ -611,3 +611,43 @@ def test_a_folder_that_cannot_be_listed_is_seen(tmp_path, monkeypatch):
 
     monkeypatch.setattr(images.os, "scandir", guarded)
     assert found(tmp_path, tmp_path) == ["closed", "open/1.jpg"]
+
+
+# --- drafts ---------------------------------------------------------------------------------------------------------
+
+
+def _photo(width: int, height: int, seed: int, smooth: int, subsampling: int, mode: str = "RGB") -> bytes:
+    """A JPEG file of random blocks `smooth` pixels wide under noise: harder than photos."""
+    random = np.random.default_rng(seed)
+    blocks = random.integers(0, 256, (height // smooth + 1, width // smooth + 1, 3), dtype=np.uint8)
+    image = Image.fromarray(blocks).resize((width, height), Image.Resampling.BICUBIC)
+    noisy = np.asarray(image, np.int16) + random.integers(-20, 21, (height, width, 3), dtype=np.int16)
+    buffer = io.BytesIO()
+    picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert(mode)
+    picture.save(buffer, "JPEG", quality=88, subsampling=subsampling)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("side", [32, 64, 96, 224])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_drafts_stay_within_the_tolerance_that_is_stated(side, mode, subsampling):
+    largest = 0
+    for seed, (width, height) in enumerate([(1000, 752), (1608, 1204), (2400, 1800), (904, 1904)]):
+        for smooth in (1, 12, 40):
+            data = _photo(width, height, seed, smooth, subsampling, mode)
+            exact = images.prepare_bytes(data, side, side).astype(int)
+            draft = images.prepare_bytes(data, side, side, draft=True).astype(int)
+            largest = max(largest, abs(exact - draft).max())
+            assert abs(exact - draft).mean() < 0.6
+    assert largest <= 4
+
+
+def test_drafts_are_made_of_large_jpeg_files_only():
+    small, large = _photo(500, 400, 0, 4, 0), _photo(1104, 1104, 0, 4, 0)
+    assert np.array_equal(
+        images.prepare_bytes(small, 64, 64), images.prepare_bytes(small, 64, 64, draft=True)
+    )
+    assert not np.array_equal(
+        images.prepare_bytes(large, 64, 64), images.prepare_bytes(large, 64, 64, draft=True)
+    )

@@ -16,7 +16,7 @@ SPEC = InputSpec(32, 32, (120.0, 115.0, 105.0), 1 / 64, (255, 255, 255), 1)
 
 
 def line(*times):
-    return LayerTimes(np.array([10.0 * 4**n for n in range(len(times))]), np.array(times))
+    return LayerTimes(tuple(10.0 * 4**n for n in range(len(times))), times)
 
 
 @given(st.floats(1, 1000), st.floats(1, 1000))

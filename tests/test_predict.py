@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet
@@ -23,10 +23,11 @@ from edgetl.cli import app
 from edgetl.config import Precision, PredictConfig
 from edgetl.errors import DataError, ModelFolderError, StorageError, UsageError
 from edgetl.images import Refusal
-from edgetl.rows import Prediction, RowFormat, Status, row_of
+from edgetl.rows import COLUMNS, RowFormat, Status, row_of
 from edgetl.statistics import Verdict
-from edgetl.steps import predict as step
-from edgetl.steps.predict import default_artifact, expand, iterate, predict
+from edgetl.steps.predict import default_artifact, iterate, predict
+from edgetl.stream import classify as classify_module
+from edgetl.stream.sources import inputs_of, items_of
 
 ODD_NAMES = (
     "new\nline.png",
@@ -61,6 +62,10 @@ def photos(tmp_path) -> list[Path]:
     made[1].touch()
     made[3].write_text("not an image")
     return made
+
+
+def expand(names: Sequence[str]) -> list[Path]:
+    return [Path(item.path) for item in items_of(inputs_of(names, None))]
 
 
 def run(*arguments: object, stdin: bytes | None = None):
@@ -158,7 +163,7 @@ def test_every_form_has_equal_content(model, photos, tmp_path, form):
     assert summary.skipped[-1].path.endswith("missing-\\xff.png")
     assert summary.per_label == {"red": 1 + len(odd), "green": 1, "blue": 1}
     assert (summary.images, summary.refused) == (len(paths), 4)
-    assert [*expected[0]] == [field.name for field in fields(Prediction)]
+    assert tuple(expected[0]) == COLUMNS
 
 
 def test_parquet_is_written_in_row_groups(model, photos, tmp_path, monkeypatch):
@@ -197,7 +202,7 @@ def test_interrupted_write_leaves_the_old_file(model, photos, tmp_path, monkeypa
     output = tmp_path / "out" / f"rows{form}"
     output.parent.mkdir()
     output.write_text("old")
-    classify, calls = step._classified, []
+    classify, calls = classify_module._checked, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -205,7 +210,7 @@ def test_interrupted_write_leaves_the_old_file(model, photos, tmp_path, monkeypa
             raise KeyboardInterrupt
         return classify(*arguments)
 
-    monkeypatch.setattr(step, "_classified", interrupted)
+    monkeypatch.setattr(classify_module, "_checked", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict(model, list(map(str, photos)), PredictConfig(output=str(output), batch=1))
     assert output.read_text() == "old"
@@ -217,7 +222,9 @@ def test_full_disk_is_a_storage_error(model, photos, monkeypatch, form):
     """Nothing is left beside the output, and the message names it."""
     folder = photos[0].parent.parent / "out"
     original = row_files._opened
-    monkeypatch.setattr(row_files, "_opened", lambda form, _temporary: original(form, Path("/dev/full")))
+    monkeypatch.setattr(
+        row_files, "_opened", lambda form, _temporary, extras: original(form, Path("/dev/full"), extras)
+    )
     with pytest.raises(StorageError, match="the disk is full"):
         predict(model, list(map(str, photos)), PredictConfig(output=str(folder / f"rows{form}")))
     assert list(folder.iterdir()) == []

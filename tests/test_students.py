@@ -32,6 +32,7 @@ from edgetl.keras.students import (
 from edgetl.quantize import onnx_any
 from edgetl.quantize.onnx import executed_operators
 from edgetl.quantize.onnx_any import any_to_int8
+from edgetl.report.compression import compressed
 from edgetl.steps.compress import compress
 from edgetl.steps.rivals import rivals_of
 
@@ -249,6 +250,9 @@ def test_a_rival_is_listed_and_never_chosen(trained_once, tmp_path):
     assert model.card.network.channels == own.widths
     assert {one.name for one in model.card.artifacts} == {"onnx-int8", "tflite-int8"}
     assert str(tmp_path) not in repr(model.card.compression.settings)
+    section = compressed(model.card)
+    assert f"<b>{SMALL}</b>" in section
+    assert "no rival with a name" in section
     assert _row(rival)[0] == SMALL
     assert _row(rival)[-1] == "keeps"
 

@@ -33,10 +33,15 @@ class TerminalReporter:
         columns = (
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn("left"), TimeLeft(),
+            TextColumn("{task.fields[note]}", markup=False),
         )  # fmt: skip
         with Progress(*columns, console=self._console) as progress:
-            bar = progress.add_task(name, total=total)
-            yield lambda units: progress.advance(bar, units)
+            bar = progress.add_task(name, total=total, note="")
+
+            def advance(units: int, note: str = "") -> None:
+                progress.update(bar, advance=units, note=note)
+
+            yield advance
 
     def say(self, text: str) -> None:
         """See `Reporter`."""
@@ -55,14 +60,14 @@ class PlainReporter:
         started = last = time.monotonic()
         done = 0
 
-        def advance(units: int) -> None:
+        def advance(units: int, note: str = "") -> None:
             nonlocal done, last
             done += units
             now = time.monotonic()
             if now - last >= SECONDS_BETWEEN_LINES and total and done:
                 last = now
                 left = (now - started) / done * (total - done)
-                self.say(f"{name}: {done} of {total}, about {left:.0f} s left")
+                self.say(f"{name}: {done} of {total}, about {left:.0f} s left{note and ', '}{note}")
 
         yield advance
         self.say(f"{name}: {done} in {time.monotonic() - started:.1f} s")

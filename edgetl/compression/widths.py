@@ -1,32 +1,29 @@
-"""How many channels each layer keeps: a ladder of ever smaller networks, each step the cheapest loss.
+"""How many channels each layer keeps: down from the whole network, by the least damage for what is saved.
 
-Damage is counted as the share of the next layer's power that the channels kept do not explain (see
-`selection`), cost as milliseconds on this machine: each step removes channels where the damage for a
-millisecond is least. Weights count as well, so that a network which has to be small gets small.
+Damage is the share of the next layer's power that the channels kept do not explain (see `selection`). What
+counts as saved are the costs that are still above their limits, each as a share of its limit: milliseconds on
+this machine, multiply-adds, weights.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from edgetl.compression.selection import Ranking
 from edgetl.vgg16 import COLOURS
 
 ALIGNED = 16  # channels that int8 kernels work on at once: MLAS, XNNPACK on x86 and on arm64
 KERNEL = 9  # weights of a 3x3 kernel for each pair of channels
-_WEIGHTS_SHARE = 0.5  # how much weights count beside milliseconds, both as shares of the whole network
 _LEAST_DAMAGE = 1e-6
+
+Widths = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One network of the ladder."""
+class Limit:
+    """What a network with certain channels costs, and the most it may."""
 
-    widths: tuple[int, ...]
-    latency_ms: float  # expected
-    parameters: int  # of the convolutions
-    damage: float  # sum over layers
+    cost: Callable[[Sequence[int]], float]
+    most: float
 
 
 def parameters_of(widths: Sequence[int]) -> int:
@@ -35,33 +32,36 @@ def parameters_of(widths: Sequence[int]) -> int:
     return sum((KERNEL * before + 1) * after for before, after in zip(inputs, widths, strict=True))
 
 
-def aligned(widths: Sequence[float]) -> tuple[int, ...]:
+def aligned(widths: Sequence[float]) -> Widths:
     """The nearest numbers of channels that kernels are made for, at least one such number."""
     return tuple(max(ALIGNED, ALIGNED * round(width / ALIGNED)) for width in widths)
 
 
-def ladder(rankings: Sequence[Ranking], latency: Callable[[Sequence[int]], float]) -> Iterator[Rung]:
-    """Networks from whole to least, each with up to `ALIGNED` channels of one layer less than before."""
-    widths = [len(ranking.order) for ranking in rankings]
-    whole_ms, whole_parameters = latency(widths), parameters_of(widths)
-    while True:
-        damages = [ranking.missing[width - 1] for ranking, width in zip(rankings, widths, strict=True)]
-        yield Rung(tuple(widths), latency(widths), parameters_of(widths), float(sum(damages)))
-        now = _cost(latency(widths) / whole_ms, parameters_of(widths) / whole_parameters)
-        prices = {}
-        for layer, ranking in enumerate(rankings):
-            fewer = ALIGNED * ((widths[layer] - 1) // ALIGNED)
-            if fewer == 0:
-                continue
-            trial = [*widths[:layer], fewer, *widths[layer + 1 :]]
-            saved = now - _cost(latency(trial) / whole_ms, parameters_of(trial) / whole_parameters)
-            harm = max(_LEAST_DAMAGE, ranking.missing[fewer - 1] - damages[layer])
-            prices[layer] = (harm / max(saved, np.finfo(np.float64).tiny), fewer)
-        if not prices:
-            return
-        chosen = min(prices, key=lambda layer: prices[layer][0])
-        widths[chosen] = prices[chosen][1]
+def within(rankings: Sequence[Ranking], limits: Sequence[Limit]) -> Widths | None:
+    """The channels of a network that keeps to all limits; None where the smallest exceeds one.
+
+    Every step leaves a layer with the next smaller multiple of `ALIGNED`.
+    """
+    widths = tuple(len(ranking.order) for ranking in rankings)
+    while above := [limit for limit in limits if limit.cost(widths) > limit.most]:
+        steps = [(_price(rankings, widths, step, above), step) for step in _steps(widths)]
+        if not steps:
+            return None
+        widths = min(steps)[1]
+    return widths
 
 
-def _cost(time_share: float, weights_share: float) -> float:
-    return (1 - _WEIGHTS_SHARE) * time_share + _WEIGHTS_SHARE * weights_share
+def _steps(widths: Widths) -> list[Widths]:
+    """The networks with one layer less by one step."""
+    fewer = [ALIGNED * ((width - 1) // ALIGNED) for width in widths]
+    return [(*widths[:layer], few, *widths[layer + 1 :]) for layer, few in enumerate(fewer) if few > 0]
+
+
+def _price(rankings: Sequence[Ranking], widths: Widths, step: Widths, above: Sequence[Limit]) -> float:
+    """Damage of a step for what it saves."""
+    harm = sum(
+        ranking.missing[few - 1] - ranking.missing[many - 1]
+        for ranking, many, few in zip(rankings, widths, step, strict=True)
+    )
+    saved = sum((limit.cost(widths) - limit.cost(step)) / limit.most for limit in above)
+    return float(max(harm, _LEAST_DAMAGE) / max(saved, _LEAST_DAMAGE**2))

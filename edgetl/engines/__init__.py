@@ -1,5 +1,6 @@
 """Engines: files become classifiers. `open_classifier` is the one place that looks at the format."""
 
+from collections.abc import Callable
 from typing import assert_never
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from edgetl.card import Artifact, Model
 from edgetl.classifier import Classifier
 from edgetl.config import Format, Precision
-from edgetl.errors import needing
+from edgetl.errors import UsageError, needing
 from edgetl.pixels import PixelRows
 from edgetl.progress import task
 
@@ -36,6 +37,19 @@ def classifier_of(content: bytes, form: Format, precision: Precision, threads: i
             return TFLiteClassifier(content, threads)
         case never:
             assert_never(never)
+
+
+def embedder_of(
+    content: bytes, form: Format, precision: Precision, threads: int = 0
+) -> Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Load a file's bytes so that it also gives embeddings. Raises `UsageError`, `ModelFolderError`."""
+    if form is not Format.ONNX:
+        raise UsageError(
+            "Only ONNX files give embeddings.", "Name one with --artifact, or drop --embeddings."
+        )
+    from edgetl.engines.onnx import OnnxEmbedder
+
+    return OnnxEmbedder(content, threads, precision is Precision.W8A32)
 
 
 def run_batches(classifier: Classifier, pixels: PixelRows, batch: int, name: str) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edgetl.engines.embedding import with_embedding
 from edgetl.errors import ModelFolderError
 
 ERRORS_ONLY = 3  # of onnxruntime's log levels
@@ -39,3 +40,19 @@ class OnnxClassifier:
         """See `Classifier`."""
         (probabilities,) = self._session.run(None, {self._input: pixels})
         return np.asarray(probabilities, np.float32)
+
+
+class OnnxEmbedder:
+    """An ONNX file that also gives what its last layer sees, float32 [N, features]."""
+
+    def __init__(self, content: bytes, threads: int = 0, float_weights: bool = False) -> None:
+        grown, self._name = with_embedding(content)
+        self._session = session_of(grown, threads, float_weights)
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """uint8 RGB [N, H, W, 3] to probabilities [N, classes] and embeddings [N, features]."""
+        outputs = self._session.run([self._output, self._name], {self._input: pixels})
+        probabilities, embeddings = (np.asarray(output, np.float32) for output in outputs)
+        return probabilities, embeddings.reshape(len(pixels), -1)

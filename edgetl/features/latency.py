@@ -22,12 +22,12 @@ from edgetl.vgg16 import COLOURS, conv_shapes, widths_up_to
 _SHARES = (1.0, 0.5, 0.25, 0.125)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LayerTimes:
     """One convolution: milliseconds of one image at several products of its channels, both ascending."""
 
-    products: NDArray[np.float64]
-    times_ms: NDArray[np.float64]
+    products: tuple[float, ...]
+    times_ms: tuple[float, ...]
 
     def at(self, product: float) -> float:
         """Milliseconds; beyond what was measured, on the line through the two nearest."""
@@ -37,7 +37,7 @@ class LayerTimes:
         return float(np.interp(product, self.products, self.times_ms))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LatencyTable:
     """All convolutions up to a cut, and what the rest takes."""
 
@@ -72,8 +72,8 @@ def measure(spec: InputSpec, cut: Block) -> LatencyTable:
             float((widths[number - 1] if number else COLOURS) * widths[number]): times[number]
             for widths, times, _ in reversed(profiled)
         }
-        rising = np.maximum.accumulate(list(points.values()))
-        layers.append(LayerTimes(np.array(list(points)), rising))
+        rising = np.maximum.accumulate(list(points.values())).tolist()
+        layers.append(LayerTimes(tuple(points), tuple(rising)))
     return LatencyTable(tuple(layers), profiled[-1][2])
 
 

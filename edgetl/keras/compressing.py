@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.compression.selection import Ranking
-from edgetl.compression.widths import Rung, aligned, ladder, parameters_of
+from edgetl.compression.widths import Limit, Widths, aligned, parameters_of, within
 from edgetl.config import Arithmetic, Block, CompressConfig, Head
 from edgetl.dataset import Dataset, Images
 from edgetl.errors import UsageError
@@ -23,8 +23,8 @@ from edgetl.vgg16 import conv_shapes, layer_multiplications
 
 LESSONS = 32_000  # pictures to learn from, about, for few images
 _LEAST_PICTURES, _MOST_PICTURES = 3, 16
-_STEPS = 3000  # of training, about, for few images
-_LEAST_EPOCHS, _MOST_EPOCHS = 12, 120
+_STEPS = 1200  # of training, about, for few images
+_LEAST_EPOCHS, _MOST_EPOCHS = 10, 120
 HEAD_IMAGES = 4000  # that a head is fitted to at first
 
 
@@ -39,16 +39,24 @@ class Larger:
     lessons: Lessons
     dataset: Dataset
 
-    @property
-    def whole(self) -> Rung:
-        """The network itself as a rung."""
-        widths = self.layers.network.channels
-        return Rung(widths, self.table.of(widths), parameters_of(widths), 0.0)
-
-    def rungs(self, cut: Block) -> list[Rung]:
-        """Ever smaller networks that end after `cut`."""
-        layers = len(conv_shapes(cut))
-        return list(ladder(self.rankings[:layers], self.table.of))
+    def within(
+        self,
+        cut: Block,
+        *,
+        multiplications: float | None = None,
+        parameters: float | None = None,
+        latency_ms: float | None = None,
+    ) -> Widths | None:
+        """The channels of a network that ends after `cut` and keeps to these limits; None: there is none."""
+        limits = [
+            (lambda widths: self.multiplications(widths, cut), multiplications),
+            (parameters_of, parameters),
+            (self.table.of, latency_ms),
+        ]
+        known = [Limit(cost, most) for cost, most in limits if most is not None]
+        if any(limit.most <= 0 for limit in known):
+            return None
+        return within(self.rankings[: len(conv_shapes(cut))], known)
 
     def multiplications(self, widths: Sequence[int], cut: Block) -> float:
         """Multiply-adds of one image."""

@@ -203,7 +203,7 @@ def _progress(run: StageRun, began_seconds: float) -> Iterator[Advance]:
     with task(f"{run.title}, seconds", total) as advance:
         shown = 0
 
-        def advance_time(_steps: int) -> None:
+        def advance_time(_steps: int, _note: str = "") -> None:
             nonlocal shown
             now = min(total, int(run.clock.seconds - began_seconds))
             advance(now - shown)

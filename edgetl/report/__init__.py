@@ -1,12 +1,12 @@
 """One self-contained HTML page from a model card: `html.page` writes it, `charts` draws its pictures.
 
 Here is what they draw from: everything known about each exported file in one record, in one sentence and in
-table cells; numbers and small parts as HTML; the style sheet.
+table cells; numbers and small parts as HTML.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from edgetl.card import KERAS, Artifact, ModelCard
@@ -45,12 +45,23 @@ def measured(card: ModelCard) -> list[Measured]:
     """One record per artifact, in the card's order; parity of an earlier file of that name does not count."""
     rows = []
     for artifact in card.artifacts:
-        parity = card.parity.get(artifact.name)
-        if parity and parity.artifact_sha256 != artifact.sha256:
-            parity = None
+        parity = _of_this_file(card.parity.get(artifact.name), artifact)
         accuracy, interval = _accuracy(card, artifact.name, parity)
         rows.append(Measured(artifact, accuracy, interval, parity, card.timing.get(artifact.name)))
     return rows
+
+
+def judged(card: ModelCard) -> list[Measured]:
+    """The same with the parity that counts: against the larger network where the model comes from one."""
+    rows = measured(card)
+    if card.compression is None:
+        return rows
+    known = {parity.artifact: parity for parity in card.compression.parity}
+    return [replace(row, parity=_of_this_file(known.get(row.name), row.artifact)) for row in rows]
+
+
+def _of_this_file(parity: Parity | None, artifact: Artifact) -> Parity | None:
+    return parity if parity and parity.artifact_sha256 == artifact.sha256 else None
 
 
 def _accuracy(card: ModelCard, name: str, parity: Parity | None) -> tuple[float | None, Interval | None]:
@@ -95,18 +106,32 @@ def points_lost(parity: Parity) -> float:
 
 
 def headline(card: ModelCard) -> str:
-    """The whole card in one plain sentence."""
-    rows = measured(card)
+    """The whole card in one plain sentence; drops are against the larger network where there is one."""
+    rows = judged(card)
     best = best_proven(rows)
     if best and best.parity:
-        return f"{'; '.join([_proven(card, best, best.parity), *_not_proven(rows)])}."
+        return f"{'; '.join([_proven(card, best, best.parity), *_not_proven(card, rows)])}."
     if any(row.verdict for row in rows):
-        return f"No exported file is proven at parity: {'; '.join(_not_proven(rows))}."
-    state = "nothing is exported yet" if not rows else "the exported files are not verified yet"
+        told = f"to be as good as {card.compression.parent}" if card.compression else "at parity"
+        return f"No exported file is proven {told}: {'; '.join(_not_proven(card, rows))}."
+    state = f"the exported files are {_unjudged(card)} yet" if rows else "nothing is exported yet"
     scores = card.scores.get(KERAS)
     if scores is None or not is_known(scores):
-        return f"Trained; {state}."
-    return f"Full precision: accuracy {interval_text(scores)} on {scores.images:,} images; {state}."
+        return f"{f'Made from {card.compression.parent}' if card.compression else 'Trained'}; {state}."
+    where = f"on {scores.images:,} images{_before(card)}"
+    return f"Full precision: accuracy {interval_text(scores)} {where}; {state}."
+
+
+def _before(card: ModelCard) -> str:
+    """The accuracy of the larger network, if there is one."""
+    known = card.compression
+    if known is None or not math.isfinite(known.parent_accuracy):
+        return ""
+    return f", {known.parent} had {percent(known.parent_accuracy)}"
+
+
+def _unjudged(card: ModelCard) -> str:
+    return f"not compared with {card.compression.parent}" if card.compression else "not verified"
 
 
 def interval_text(scores: Scores | Measured) -> str:
@@ -126,15 +151,18 @@ def _bounds(scores: Scores | Measured) -> tuple[float, float]:
 def _proven(card: ModelCard, best: Measured, parity: Parity) -> str:
     artifact = best.artifact
     whole = next((a for a in card.artifacts if a.name == f"{artifact.format}-{Precision.FP32}"), artifact)
-    sizes = [megabytes(a.size_bytes) for a in (whole, artifact)][whole is artifact :]
+    alone = whole is artifact or card.compression is not None  # the size of the larger network is not known
+    sizes = [megabytes(a.size_bytes) for a in (whole, artifact)][alone:]
     accuracy = f"accuracy {interval_text(best)}, " if best.accuracy is not None else ""
-    loss = f"at most {points_lost(parity):.1f} points lost: proven"
+    against = f" against {card.compression.parent}" if card.compression else ""
+    loss = f"at most {points_lost(parity):.1f} points lost{against}: proven"
     return f"{artifact.name}: {' → '.join(sizes)}, {accuracy}{loss}"
 
 
-def _not_proven(rows: Sequence[Measured]) -> list[str]:
+def _not_proven(card: ModelCard, rows: Sequence[Measured]) -> list[str]:
     parts = []
-    for verdict, word in ((Verdict.FAIL, "fails"), (Verdict.UNDECIDED, "undecided"), (None, "not verified")):
+    words = ((Verdict.FAIL, "fails"), (Verdict.UNDECIDED, "undecided"), (None, _unjudged(card)))
+    for verdict, word in words:
         names = [row.name for row in rows if row.verdict is verdict]
         if names:
             parts.append(f"{word}: {', '.join(names)}")
@@ -227,74 +255,3 @@ def _timing_cells(row: Measured) -> list[str]:
         two(number(timing.images_per_second, 0), f"batch {timing.best_batch}"),
         number(timing.peak_memory_mib, 0, " MiB"),
     ]
-
-
-# Wide screens, phones (760 pixels) and paper; dark only on screens, so that prints are never dark.
-STYLE = """
-:root{color-scheme:light dark;--paper:#fbfbf9;--card:#fff;--ink:#1d2126;--soft:#5b636d;--line:#e2e4e1;
---wash:#f1f2ee;--blue:#2a5c9a;--orange:#b9541a;--good:#18764a;--bad:#b3261e;--unsure:#8a5d00}
-@media screen and (prefers-color-scheme:dark){:root{--paper:#14171a;--card:#1b1f24;--ink:#e7e9ea;
---soft:#9ea7b0;--line:#2f353c;--wash:#22272d;--blue:#7fb0ee;--orange:#f0a26c;--good:#62cf98;--bad:#ff8b81;
---unsure:#e5b94a}}*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
-font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
-overflow-wrap:break-word}main{max-width:1040px;margin:0 auto;padding:44px 24px 28px}h1{font-size:30px;
-line-height:1.2;margin:0 0 14px;letter-spacing:-.015em}h2{font-size:20px;margin:52px 0 12px;padding-top:14px;
-border-top:1px solid var(--line);break-after:avoid}h3{font-size:15px;margin:28px 0 8px;break-after:avoid}
-p{margin:8px 0;max-width:72ch}.kind{color:var(--soft);font-size:14px;margin:0 0 6px}.lead{font-size:18px;
-line-height:1.5;border-left:4px solid var(--blue);padding:2px 0 2px 16px;max-width:66ch}
-.lead.pass{border-color:var(--good)}.lead.fail{border-color:var(--bad)}
-.lead.undecided{border-color:var(--unsure)}.tiles{display:grid;grid-template-columns:repeat(auto-fit,
-minmax(150px,1fr));gap:12px;margin:22px 0}.tile,.shot{background:var(--card);border:1px solid var(--line);
-border-radius:8px;padding:12px 14px;break-inside:avoid}.tile b{display:block;font-size:22px;line-height:1.3;
-font-weight:600;font-variant-numeric:tabular-nums}.tile,small,figcaption{color:var(--soft);font-size:13px}
-.tile b{color:var(--ink)}small{display:block;line-height:1.4}dl{display:grid;
-grid-template-columns:minmax(120px,max-content) 1fr;gap:6px 22px;margin:12px 0}dt{color:var(--soft)}
-dd{margin:0;min-width:0}.scroll{overflow-x:auto;margin:12px 0}table{border-collapse:collapse;width:100%;
-font-size:14px;font-variant-numeric:tabular-nums}th{font-weight:500;color:var(--soft);font-size:13px;
-vertical-align:bottom}th,td{text-align:right;padding:7px 0 7px 13px;border-bottom:1px solid var(--line);
-vertical-align:top}th:first-child,td:first-child{text-align:left;padding-left:0}tr{break-inside:avoid}
-td{white-space:nowrap}td:first-child,.words td:nth-child(2){white-space:normal;overflow-wrap:anywhere;
-min-width:14ch;max-width:26ch}.compact{max-width:720px}.shot dl{grid-template-columns:max-content 1fr;
-gap:0 10px;margin:6px 0 0}.words td:nth-child(2),.words th:nth-child(2){text-align:left}
-.meter{display:inline-block;width:72px;height:7px;border-radius:2px;background:var(--wash);margin-right:8px}
-.meter i{display:block;height:100%;border-radius:2px;background:var(--blue)}.badge{font-weight:600;
-white-space:nowrap}.pass .badge,.badge.pass{color:var(--good)}.badge.fail{color:var(--bad)}
-.badge.undecided{color:var(--unsure)}.right{color:var(--good)}.wrong{color:var(--bad)}code,
-pre{font:13px/1.55 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
-pre{background:var(--wash);border-radius:8px;padding:12px 14px;overflow-x:auto;margin:10px 0}
-.hint{background:var(--wash);border-radius:8px;padding:10px 14px;color:var(--soft)}
-.hint code{color:var(--ink)}figure{margin:14px 0;break-inside:avoid}.pair{display:grid;
-grid-template-columns:1fr 1fr;gap:12px 28px}svg{display:block;overflow:visible}svg.chart{width:100%;
-height:auto}svg.bars{width:100%;max-width:140px;height:auto}svg text{font-size:11.5px;fill:var(--ink);
-font-variant-numeric:tabular-nums}svg .muted{fill:var(--soft)}svg .strong{font-weight:600}
-svg .inverse{fill:var(--paper)}svg text.good{fill:var(--good)}svg .halo{paint-order:stroke;
-stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}svg path{fill:none;stroke-width:1.5;
-stroke-linejoin:round}svg .grid{stroke:var(--line);stroke-width:1}svg .train{stroke:var(--blue);
-stroke-dasharray:5 3}svg .tuning{stroke:var(--orange);stroke-width:2}svg .dot-train,svg .bar{fill:var(--blue)}
-svg .dot-tuning{fill:var(--orange)}svg .edge,svg .full{stroke:var(--soft);stroke-width:1;stroke-dasharray:2 4}
-svg .full{stroke-dasharray:5 4}svg .kept{stroke:var(--good);stroke-width:1}svg .ring{fill:var(--paper);
-stroke:var(--good);stroke-width:2.5}svg .none{fill:var(--wash);fill-opacity:.6}svg .right{fill:var(--blue)}
-svg .wrong{fill:var(--orange)}svg .interval,svg .leader{stroke:var(--soft);stroke-width:1}
-svg .leader{stroke-width:.6}svg .point{stroke:var(--paper);stroke-width:1.5;fill:var(--blue)}
-svg .candidate{fill:var(--paper);stroke:var(--blue);stroke-width:1.5}svg .both{fill:var(--blue)}
-svg .around{fill:none;stroke:var(--good);stroke-width:2}svg .pass{fill:var(--good)}svg .fail{fill:var(--bad)}
-svg .undecided{fill:var(--unsure)}.narrow{display:none}.shots{display:grid;
-grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:12px}.shot{display:flex;
-gap:12px;font-size:13px;line-height:1.45}.shot>div{min-width:0}.shot img,.shot .blank{flex:none;width:84px;
-height:84px;object-fit:contain;border-radius:4px;background:var(--wash)}
-.shot dl{grid-template-columns:max-content 1fr;gap:0 10px;margin:6px 0 0}summary{cursor:pointer;
-color:var(--soft);font-size:14px;margin:10px 0}footer{margin-top:52px;padding-top:14px;
-border-top:1px solid var(--line);color:var(--soft);font-size:13px}
-@media(max-width:760px){main{padding:26px 16px}h1{font-size:25px}.lead{font-size:17px}
-.pair{grid-template-columns:1fr}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}.wide{display:none}
-.narrow{display:block}.stack thead{display:none}.stack table,.stack tbody{display:block}
-.stack tr{display:grid;grid-template-columns:1fr 1fr 1fr;gap:8px 16px;border-bottom:1px solid var(--line);
-padding:14px 0}.stack td{border:0;padding:0;text-align:left!important}.stack td:first-child{grid-column:1/-1;
-max-width:none}.stack td:not(:first-child)::before{content:attr(data-name);display:block;color:var(--soft);
-font-size:12px}th,td{padding-left:12px}.shot dl{grid-template-columns:max-content 1fr;gap:0 10px;
-margin:6px 0 0}.shot dd{margin:0}.meter{display:none}td:first-child,.words td:nth-child(2){min-width:9ch}
-.pair svg,.narrow svg{max-width:480px}.narrow ol{font-size:14px;color:var(--soft)}}
-@media print{body{font-size:10.5pt;background:#fff}main{padding:0;max-width:none}.scroll{overflow:visible}
-.pair{grid-template-columns:1fr 1fr}.narrow{display:none}.wide{display:block}pre{white-space:pre-wrap}
-svg{max-width:100%;height:auto}}
-"""

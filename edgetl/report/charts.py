@@ -11,17 +11,18 @@ from edgetl.report import SYMBOLS, Measured
 from edgetl.report.drawing import (
     LETTER_WIDTH,
     Axis,
+    cost_ticks,
     label_near,
     level_lines,
     picture,
     round_step,
+    shortened,
     text_at,
 )
 from edgetl.report.words import is_closed_form, stage_in_words
 from edgetl.results import Scores
 
 MOST_MATRIX_CLASSES = 40  # more, and a cell is too small for its count
-_MOST_NAME_LETTERS = 18
 _MOST_DOTS = 40  # epochs
 
 
@@ -124,7 +125,7 @@ def _line(kind: str, values: Sequence[float], run: range, across: Axis, up: Axis
 
 def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     """Truth in rows, answers in columns; a cell is as dark as its share of the row."""
-    names = [_shortened(label) for label in labels]
+    names = [shortened(label) for label in labels]
     cell = min(34.0, max(21.0, 760 / max(len(names), 1)))
     edge = 30 + max(len(name) for name in names) * LETTER_WIDTH
     side = edge + cell * len(names)
@@ -155,10 +156,6 @@ def _cell(x: float, y: float, side: float, *, count: int, share: float, right: b
     return fill + text_at(x + side / 2, y + side / 2 + 4, str(count), ink, "middle")
 
 
-def _shortened(label: str) -> str:
-    return label if len(label) <= _MOST_NAME_LETTERS else label[: _MOST_NAME_LETTERS - 1] + "…"
-
-
 def point_names(known: Sequence[Measured]) -> list[str]:
     """Verdict, name and latency of every point of the scatter."""
     latencies = [row.timing.latency_p50_ms if row.timing else math.nan for row in known]
@@ -170,7 +167,11 @@ def point_names(known: Sequence[Measured]) -> list[str]:
 def scatter(known: Sequence[Measured], reference: Scores | None, width: float, names: Sequence[str]) -> str:
     """Size against accuracy with 95 % intervals of files with a known accuracy, by size; area: latency."""
     across, up = _scatter_axes(known, reference, width)
-    drawn = [text_at(4, 16, "Accuracy (%)", "strong"), *level_lines(up, across), *_size_ticks(across, up)]
+    drawn = [
+        text_at(4, 16, "Accuracy (%)", "strong"),
+        *level_lines(up, across),
+        *cost_ticks(across, up, "Size (MB, log scale)"),
+    ]
     places = _places(known, across, up)
     taken = [(x - r, y - r, x + r, y + r) for x, y, r in places]
     if reference:
@@ -198,18 +199,6 @@ def _scatter_axes(rows: Sequence[Measured], reference: Scores | None, width: flo
     low, high = step * math.floor(least / step), step * math.ceil(most / step)
     across = Axis(min(sizes) / 1.5, max(sizes) * 2, 40, width - 8, logarithmic=True)
     return across, Axis(low, max(high, low + step), 310, 36)
-
-
-def _size_ticks(across: Axis, up: Axis) -> list[str]:
-    drawn, last_x = [], -math.inf
-    for tick in across.ticks():
-        x = across.at(tick)
-        drawn.append(f'<path class="grid" d="M{x:.1f} {up.start:.1f}v4"/>')
-        if x - last_x > 30:
-            drawn.append(text_at(x, up.start + 17, f"{tick:g}", "muted", "middle"))
-            last_x = x
-    middle = (across.start + across.end) / 2
-    return [*drawn, text_at(middle, up.start + 36, "Size (MB, log scale)", "muted", "middle")]
 
 
 def _places(rows: Sequence[Measured], across: Axis, up: Axis) -> list[tuple[float, float, float]]:

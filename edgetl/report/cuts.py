@@ -7,7 +7,7 @@ from html import escape
 from edgetl.card import CutScore, ModelCard
 from edgetl.config import Head
 from edgetl.report import number, percent, table, two
-from edgetl.report.drawing import Axis, Box, label_near, level_lines, picture, round_step, text_at
+from edgetl.report.drawing import Axis, Box, cost_ticks, label_near, level_lines, picture, round_step, text_at
 from edgetl.report.words import cut_in_words, head_in_words, seen_in_words
 
 _RADIUS = 4.5
@@ -101,12 +101,7 @@ def _costs(known: Sequence[CutScore], across: Axis, up: Axis) -> list[str]:
         x = across.at(cost)
         drawn.append(f'<path class="edge" d="M{x:.1f} {up.start:.1f}V{up.end:.1f}"/>')
         drawn.append(text_at(x, up.end - 8, cut, "muted", "middle"))
-    for tick in across.ticks():
-        x = across.at(tick)
-        drawn.append(f'<path class="grid" d="M{x:.1f} {up.start:.1f}v4"/>')
-        drawn.append(text_at(x, up.start + 18, f"{round(tick, 9):g}", "muted", "middle"))
-    middle = (across.start + across.end) / 2
-    return [*drawn, text_at(middle, up.start + 38, "Multiply-adds of one image (10⁹)", "muted", "middle")]
+    return [*drawn, *cost_ticks(across, up, "Multiply-adds of one image (10⁹)")]
 
 
 def _aside(score: CutScore, known: Sequence[CutScore]) -> float:

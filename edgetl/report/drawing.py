@@ -57,6 +57,24 @@ def level_lines(up: Axis, across: Axis) -> list[str]:
     return drawn
 
 
+def cost_ticks(across: Axis, up: Axis, name: str) -> list[str]:
+    """Ticks of the axis below with numbers where they have room, and what it shows."""
+    drawn, last_x = [], -math.inf
+    for tick in across.ticks():
+        x = across.at(tick)
+        drawn.append(f'<path class="grid" d="M{x:.1f} {up.start:.1f}v4"/>')
+        if x - last_x > 30:
+            drawn.append(text_at(x, up.start + 18, f"{round(tick, 9):g}", "muted", "middle"))
+            last_x = x
+    middle = (across.start + across.end) / 2
+    return [*drawn, text_at(middle, up.start + 38, name, "muted", "middle")]
+
+
+def shortened(name: str, most_letters: int = 18) -> str:
+    """A name that fits, with a mark where something was left out."""
+    return name if len(name) <= most_letters else name[: most_letters - 1] + "…"
+
+
 def label_near(
     text: str,
     place: tuple[float, float, float],

@@ -10,7 +10,6 @@ from html import escape
 from edgetl.card import KERAS, ModelCard
 from edgetl.config import Format
 from edgetl.report import (
-    STYLE,
     Measured,
     best_proven,
     charts,
@@ -21,6 +20,7 @@ from edgetl.report import (
     hint,
     interval_text,
     is_known,
+    judged,
     measured,
     megabytes,
     meter,
@@ -30,16 +30,12 @@ from edgetl.report import (
     table,
     two,
 )
+from edgetl.report.compression import compressed, saving, times_in_words
 from edgetl.report.search import searched
-from edgetl.report.words import cut_in_words, kept_in_words
+from edgetl.report.style import STYLE
+from edgetl.report.words import cut_in_words, kept_in_words, learnt_in_words, role_in_words
 from edgetl.results import Disagreement, Scores
 
-ROLE_USES = {
-    "train": "fits the weights",
-    "tuning": "chooses cut, epoch and temperature",
-    "calibration": "sets quantization ranges",
-    "certification": "measures accuracy and parity",
-}
 MOST_ROWS = 40  # longer lists are folded
 MOST_SHOTS = 36
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # nothing is fetched, no script runs
@@ -51,34 +47,42 @@ def page(card: ModelCard, thumbnails: Mapping[str, bytes] | None) -> str:
     scores = scores if scores and is_known(scores) else None
     sections = (
         ("What it is", _identity(card)),
+        ("What compression left", compressed(card)),
         ("Data", _data(card)),
         ("Training", _training(card)),
         ("Accuracy", _accuracy(card, scores)),
         ("Exported files", _artifacts(card, rows) + searched(card)),
         ("Size, accuracy and speed", _plot(card, rows, scores)),
         ("Where they disagree", _gallery(card, rows, thumbnails)),
-        ("Run it", _usage(card, rows)),
+        ("Run it", _usage(card, judged(card))),
     )
-    body = "\n".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
+    body = "\n".join(
+        f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(card.name)} - model report</title><style>{STYLE}</style></head>\n"
-        f"<body><main>{_opening(card, rows, scores)}\n{body}\n{_footer(card, rows)}</main></body></html>\n"
+        f"<body><main>{_opening(card, judged(card), scores)}\n{body}\n{_footer(card, rows)}"
+        "</main></body></html>\n"
     )
 
 
 def _opening(card: ModelCard, rows: Sequence[Measured], scores: Scores | None) -> str:
-    best = best_proven(rows)
+    best, known = best_proven(rows), card.compression
     tiles = [(f"{len(card.labels):,}", "classes")]
     if scores:
         tiles.append((percent(scores.accuracy), f"accuracy at full precision, {scores.images:,} images"))
     if best and best.parity:
         tiles.append((megabytes(best.artifact.size_bytes), f"{best.name}, the best proven file"))
-        tiles.append((f"≤ {points_lost(best.parity):.1f} points", "of accuracy lost, 95 % bound"))
+        against = f" against {known.parent}" if known else ""
+        lost = f"points of accuracy lost{against}, 95 % bound"
+        tiles.append((f"≤ {points_lost(best.parity):.1f}", lost))
         if best.timing and math.isfinite(best.timing.latency_p50_ms):
             tiles.append((number(best.timing.latency_p50_ms, 1, " ms"), "for one image, median"))
+    if known and saving(card) >= 1.05:
+        tiles.append((times_in_words(saving(card)), f"fewer multiply-adds than {known.parent}"))
     drawn = "".join(f'<div class="tile"><b>{escape(a)}</b>{escape(b)}</div>' for a, b in tiles)
     verdicts = {row.verdict for row in rows if row.verdict}
     kind = "pass" if best else str(verdicts.pop()) if len(verdicts) == 1 else "undecided" if verdicts else ""
@@ -94,6 +98,11 @@ def _identity(card: ModelCard) -> str:
     mean = ", ".join(f"{value:g}" for value in spec.mean_rgb)
     scale = f" * {spec.scale:g}" if spec.scale != 1 else ""
     hidden = f", {network.hidden_units} hidden units" if network.hidden_units else ""
+    widths = f"; channels {'-'.join(map(str, network.widths))}" if network.widths else ""
+    known = card.compression
+    parents = (
+        [("Compressed from", f"{known.parent}, SHA-256 {known.parent_keras_sha256[:12]}")] if known else []
+    )
     return facts(
         ("Labels", ", ".join(card.labels[:MOST_ROWS]) + (f" and {more:,} more" if more > 0 else "")),
         (
@@ -103,7 +112,8 @@ def _identity(card: ModelCard) -> str:
         ("Inside the graph", f"(x - [{mean}]){scale}, then the network, then softmax"),
         ("Output", f"float32 probabilities [N, {network.classes}]"),
         ("Transparency", f"composited on RGB {', '.join(str(value) for value in spec.background_rgb)}"),
-        ("Network", f"VGG16 {cut_in_words(network)}{hidden}"),
+        ("Network", f"VGG16 {cut_in_words(network)}{hidden}{widths}"),
+        *parents,
         ("Trunk", f"{origin.name}: {origin.source}; SHA-256 {origin.sha256[:12]}"),
         ("Trunk licence", origin.licence),
     )
@@ -113,7 +123,7 @@ def _data(card: ModelCard) -> str:
     data = card.data
     lines = [
         [
-            two(escape(name), ROLE_USES.get(name, "")),
+            two(escape(name), role_in_words(name, compressed=card.compression is not None)),
             charts.bars(role.per_class, card.labels),
             f"{min(role.per_class, default=0):,} to {max(role.per_class, default=0):,}",
             f"{role.images:,}",
@@ -138,10 +148,12 @@ def _training(card: ModelCard) -> str:
     shown = {"None": "not set", "True": "yes", "False": "no"}
     settings = [[escape(k.replace("_", " ")), escape(shown.get(v, v))] for k, v in training.settings.items()]
     figures = "".join(f"<figure>{svg}</figure>" for svg in charts.curves(training))
+    known = card.compression
+    taught = f"<p>{escape(learnt_in_words(known))}</p>" if known else ""
     return (
-        f"<p>Kept: {escape(kept_in_words(training))}. "
+        f"{taught}<p>Kept: {escape(kept_in_words(training))}. "
         f"Calibration temperature {number(training.temperature, 2)}, folded into the last layer. "
-        f"Training took {number(training.minutes, 1)} minutes.</p>"
+        f"{'Compressing' if known else 'Training'} took {number(training.minutes, 1)} minutes.</p>"
         f'<div class="pair">{figures or hint("No epoch was recorded.")}</div>{cuts.choice(card)}'
         f"<details><summary>All settings</summary>{table(('Setting', 'Value'), settings, 'compact')}"
         "</details>"
@@ -168,7 +180,8 @@ def _accuracy(card: ModelCard, scores: Scores | None) -> str:
         ("Loss", number(scores.loss, 3, " nats")),
     )
     confusions = _confusions(card, scores)
-    return f"<p>Of the full-precision network.</p>{figures}<h3>Per class</h3>{classes}{confusions}"
+    what = "smaller network in full precision" if card.compression else "full-precision network"
+    return f"<p>Of the {what}.</p>{figures}<h3>Per class</h3>{classes}{confusions}"
 
 
 def _confusions(card: ModelCard, scores: Scores) -> str:
@@ -198,7 +211,8 @@ def _artifacts(card: ModelCard, rows: Sequence[Measured]) -> str:
     columns += ("Drop, points", "Same answer", "max |Δp|") * verified
     columns += ("Latency", "Images/s", "Memory") * timed
     lines = [file_cells(row, verified=verified, timed=timed) for row in rows]
-    drawn = table(columns, lines, "stack words" if verified else "stack")
+    drawn = _which_parity(card) if verified else ""
+    drawn += table(columns, lines, "stack words" if verified else "stack")
     if not all(row.parity for row in rows):
         text = "Some files are not verified yet." if verified else "Parity is not verified yet."
         drawn += _missing(card, text, "verify")
@@ -206,6 +220,14 @@ def _artifacts(card: ModelCard, rows: Sequence[Measured]) -> str:
         text = "Some files are not timed yet." if timed else "Speed is not measured yet."
         drawn += _missing(card, text, "bench")
     return drawn
+
+
+def _which_parity(card: ModelCard) -> str:
+    """Which network files are compared with, where there could be two."""
+    if card.compression is None:
+        return ""
+    parent = escape(card.compression.parent)
+    return f"<p>Compared with the smaller network in full precision; with {parent}: see above.</p>"
 
 
 def _plot(card: ModelCard, rows: Sequence[Measured], scores: Scores | None) -> str:

@@ -6,7 +6,7 @@ from html import escape
 
 from edgetl.card import ModelCard
 from edgetl.report import megabytes, number, table, two
-from edgetl.report.drawing import Axis, Box, label_near, level_lines, picture, text_at
+from edgetl.report.drawing import Axis, Box, cost_ticks, label_near, level_lines, picture, text_at
 from edgetl.results import Explained, Tried
 
 _RADIUS = 4.5
@@ -81,7 +81,11 @@ def plot(found: Sequence[Tried]) -> str:
     drops = [max(one.expected_upper_points, _LEAST_POINTS) for one in known]
     across = Axis(min(times) / 1.3, 1.3 * max(times), 52, 432, logarithmic=True)
     up = Axis(min(drops) / 1.5, 1.5 * max(drops), 246, 52, logarithmic=True)
-    drawn = [text_at(4, 16, "Drop at most (points)", "strong"), *level_lines(up, across), *_ticks(across, up)]
+    drawn = [
+        text_at(4, 16, "Drop at most (points)", "strong"),
+        *level_lines(up, across),
+        *cost_ticks(across, up, "One image (ms)"),
+    ]
     places = [(across.at(time), up.at(drop)) for time, drop in zip(times, drops, strict=True)]
     reach = _RADIUS + 3
     taken: list[Box] = [(x - reach, y - reach, x + reach, y + reach) for x, y in places]
@@ -95,13 +99,3 @@ def plot(found: Sequence[Tried]) -> str:
             name = f"{one.format}-{one.precision}"
             drawn.append(label_near(name, (x, y, _RADIUS + 2), taken, (across, up), "halo good"))
     return picture(440, 300, "expected drop against the time of one image, of every variant tried", drawn)
-
-
-def _ticks(across: Axis, up: Axis) -> list[str]:
-    drawn = []
-    for tick in across.ticks():
-        x = across.at(tick)
-        drawn.append(f'<path class="grid" d="M{x:.1f} {up.start:.1f}v4"/>')
-        drawn.append(text_at(x, up.start + 18, f"{round(tick, 9):g}", "muted", "middle"))
-    middle = (across.start + across.end) / 2
-    return [*drawn, text_at(middle, up.start + 38, "One image (ms)", "muted", "middle")]

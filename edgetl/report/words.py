@@ -1,10 +1,17 @@
 """What training chose, in plain words."""
 
-from edgetl.card import CutScore, Network, TrainingSummary
+from edgetl.card import Compression, CutScore, Network, TrainingSummary
 from edgetl.config import Head
 from edgetl.report import number
 
 HEAD, FINE_TUNING = "head", "finetune"  # stages, as training names them
+_ROLE_USES = {
+    "train": "fits the weights",
+    "tuning": "chooses cut, epoch and temperature",
+    "calibration": "sets quantization ranges",
+    "certification": "measures accuracy and parity",
+}
+_COMPRESSION_USES = {"tuning": "compares what was tried, sets the temperature"}
 
 
 def cut_in_words(chosen: Network | CutScore) -> str:
@@ -58,3 +65,16 @@ def stage_in_words(stage: str) -> str:
 def is_closed_form(training: TrainingSummary, stage: str) -> bool:
     """Whether the stage is a head in closed form, which no schedule asked for."""
     return stage == HEAD and f"stage {stage}" not in training.settings
+
+
+def role_in_words(role: str, *, compressed: bool) -> str:
+    """What the images of a role were used for; "" for a role of other versions."""
+    return (_ROLE_USES | _COMPRESSION_USES if compressed else _ROLE_USES).get(role, "")
+
+
+def learnt_in_words(known: Compression) -> str:
+    """What the curves of a smaller network show, which learnt from a larger one."""
+    return (
+        f"It learnt the answers of {known.parent}. Training curves: the distance from those answers, which "
+        "is no loss by labels, and how often both name the same class. Tuning curves: by labels, as usual."
+    )

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgetl.card import Artifact, Compression, Model, ModelCard, TrainingSummary
+from edgetl.compression.widths import parameters_of
 from edgetl.config import CompressConfig, DataConfig, ExportConfig, VerifyConfig
 from edgetl.dataset import Dataset, Role, load, role_fingerprint
 from edgetl.errors import DataError, ExitCode
@@ -22,7 +23,7 @@ from edgetl.machine import cores
 from edgetl.progress import COMMAND_SECONDS, say
 from edgetl.results import Attempt, Explained, Parity
 from edgetl.steps.making import Sources
-from edgetl.steps.promise import Judge, Kept, keep, refuse_too_few
+from edgetl.steps.promise import FloatNetwork, Kept, keep, refuse_too_few
 from edgetl.steps.rivals import compete, rivals_of
 from edgetl.steps.shrinking import search
 from edgetl.steps.train import summarise, write_folder
@@ -72,7 +73,7 @@ def compress(
     with working_folder(place, resume=config.resume) as partial:
         dataset = same_dataset(model, data or model.data_folder, config, partial)
         sources = Sources(layers, dataset.roles[Role.CALIBRATION].pixels[:])
-        work = prepare(config, goals, Judge(model, sources), dataset, partial=partial, began=began)
+        work = prepare(config, goals, FloatNetwork(model, sources), dataset, partial=partial, began=began)
         made, tries = search(work)
         attempts = (*tries, *(compete(work, rival) for rival in rivals))
         if made is None:
@@ -123,8 +124,8 @@ def _finish(work: Work, made: Made, attempts: Sequence[Attempt], place: Path) ->
     export = ExportConfig(
         format=work.config.format, precision="int8", data=work.dataset.folder, threads=work.config.threads
     )
-    sources = Sources(made.layers, work.judge.sources.pixels)
-    small, kept = keep(Model(folder, card), export, work.goals, sources, work.judge)
+    sources = Sources(made.layers, work.parent.sources.pixels)
+    small, kept = keep(Model(folder, card), export, work.goals, sources, work.parent.model)
     if kept.exit_code is ExitCode.DONE:
         small, _ = verify(small, VerifyConfig(data=work.dataset.folder, threads=work.config.threads))
         small = small.update(lambda found: replace(found, compression=_with_parity(found.compression, kept)))
@@ -137,7 +138,7 @@ def _with_parity(known: Compression | None, kept: Kept) -> Compression | None:
 
 def _card(work: Work, made: Made, attempts: Sequence[Attempt], temperature: float, place: Path) -> ModelCard:
     """What is known before the files are written."""
-    parent = work.judge.model
+    parent = work.parent.model
     settings = {
         field.name: str(getattr(work.config, field.name))
         for field in fields(work.config)
@@ -195,16 +196,15 @@ def _division(parent: Model) -> DataConfig:
 
 
 def _told(work: Work, model: str, attempts: Sequence[Attempt], kept: Kept) -> Compressed:
-    whole = work.larger.whole
-    network = work.judge.model.card.network
+    network = work.parent.model.card.network
     return Compressed(
         model=model,
-        parent=str(work.judge.model.folder),
+        parent=str(work.parent.model.folder),
         goals=work.goals_in_words,
         parent_accuracy=work.parent_accuracy,
-        parent_parameters=whole.parameters,
+        parent_parameters=parameters_of(network.channels),
         parent_giga_macs=work.larger.multiplications(network.channels, network.cut) / 1e9,
-        parent_latency_ms=whole.latency_ms,
+        parent_latency_ms=work.larger.table.of(network.channels),
         attempts=tuple(attempts),
         artifacts=kept.artifacts,
         explained=kept.explained,

@@ -47,25 +47,26 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """The full-precision network that files are compared with."""
+class FloatNetwork:
+    """A model folder, and what files are made from its full-precision network."""
 
     model: Model
     sources: Sources
 
 
 def keep(
-    model: Model, config: ExportConfig, goals: Goals, sources: Sources, judge: Judge | None = None
+    model: Model, config: ExportConfig, goals: Goals, sources: Sources, judge: Model | None = None
 ) -> tuple[Model, Kept]:
     """For each format the best file that provably keeps to all goals; nothing is written that does not.
 
-    `judge`: another network than the model's own, with the same roles. Raises `Undecidable` before any work
-    when so few certification images cannot carry the promise.
+    `judge`: a model with the same roles whose full-precision network certification compares with, instead
+    of the model's own; what rounding does is searched against the model's own in any case. Raises
+    `Undecidable` before any work when so few certification images cannot carry the promise.
     """
-    judge = judge or Judge(model, sources)
-    check_roles_apart(judge.model)
-    refuse_too_few(judge.model, goals)
-    tuning = tuning_of(judge, config, goals)
+    judge = judge or model
+    check_roles_apart(judge)
+    refuse_too_few(judge, goals)
+    tuning = tuning_of(FloatNetwork(model, sources), config, goals)
     reached = _covered(sources, tuning)
     if reached < LEAST_COVERED:
         say(
@@ -81,7 +82,7 @@ def keep(
     model = model.update(lambda card: replace(card, tried=tuple(tried), explained=tuple(explained)))
     if not chosen:
         return model, Kept((), tuple(tried), tuple(explained), (), ExitCode.CHECK_FAILED)
-    model, verdicts = _certify(model, config, goals, chosen, judge.model)
+    model, verdicts = _certify(model, config, goals, chosen, judge)
     passed = [parity.artifact for parity in verdicts if parity.verdict is Verdict.PASS]
     artifacts = tuple(model.artifact(name) for name in passed)
     return model, Kept(artifacts, tuple(tried), tuple(explained), verdicts, exit_code_of(verdicts))
@@ -106,9 +107,9 @@ def refuse_too_few(model: Model, goals: Goals) -> None:
         )
 
 
-def tuning_of(judge: Judge, config: ExportConfig, goals: Goals) -> Tuning:
+def tuning_of(network: FloatNetwork, config: ExportConfig, goals: Goals) -> Tuning:
     """The tuning images with what the full-precision network says of them."""
-    model, sources = judge.model, judge.sources
+    model, sources = network.model, network.sources
     images = read_tuning_images(model, config.data or model.data_folder, MOST_TUNING_IMAGES)
     full = build(sources, model, Variant(Format.ONNX, Precision.FP32))
     check_float(model, full, config.threads)

@@ -87,7 +87,7 @@ def _refuse_contradictions(config: CompressConfig, students: Sequence[Student]) 
 
 def compete(work: Work, rival: Rival) -> Attempt:
     """Train one rival, unless that has been done, and see what its int8 file costs and does."""
-    card, student = work.judge.model.card, rival.student
+    card, student = work.parent.model.card, rival.student
     start = None if rival.weights is None else sha256_of(rival.weights)
     files = AttemptFiles(work.partial / ATTEMPTS, identity_of(work, (student, start)))
     model = rival.model(card, work.config.seed)
@@ -101,7 +101,7 @@ def compete(work: Work, rival: Rival) -> Attempt:
             Distillation(student, lessons, tuning, work.settings, checkpoint, clock, clock.seconds),
         )
         files.write_weights(model.get_weights(), history)
-    quantized = any_to_int8(student_onnx(model), work.judge.sources.calibration_pixels)
+    quantized = any_to_int8(student_onnx(model), work.parent.sources.calibration_pixels)
     describe(quantized, card, Precision.INT8)
     content = quantized.SerializeToString()
     classifier = classifier_of(content, Format.ONNX, Precision.INT8, work.config.threads)

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgetl.card import Model
 from edgetl.classifier import Classifier
+from edgetl.compression.widths import aligned, parameters_of
 from edgetl.config import Block, Format, Precision
 from edgetl.dataset import Role
 from edgetl.engines import classifier_of, run_batches
@@ -21,6 +22,7 @@ from edgetl.keras.workplace import ATTEMPTS
 from edgetl.measures import mean_kl
 from edgetl.progress import say
 from edgetl.results import Attempt
+from edgetl.statistics import tango_lower
 from edgetl.steps.making import Sources, Variant, build
 from edgetl.steps.promise import latency_of
 from edgetl.steps.workshop import IMAGES_AT_ONCE, NETWORK_GOALS, Learnt, Work, identity_of, judged
@@ -44,14 +46,28 @@ class Start:
 
 
 def search(work: Work) -> tuple[Made | None, tuple[Attempt, ...]]:
-    """Try until one keeps to all goals and a smaller one does not; the fastest of those that keep to them."""
+    """Try until one keeps to all goals and a smaller one does not; the fastest of those that keep to them.
+
+    Where none does by the tuning images, but they are too few to tell, certification may decide about the
+    one that comes nearest.
+    """
     found: list[tuple[Made, Attempt]] = []
     for start in _starts(work, found):
         found.append(_try(work, start, len(found) + 1))
     keeping = [number for number, (_, attempt) in enumerate(found) if not attempt.misses]
     best = min(keeping, key=lambda number: found[number][1].latency_ms, default=None)
+    if best is None:
+        open_ones = [number for number, (_, attempt) in enumerate(found) if _is_open(work, attempt)]
+        best = min(open_ones, key=lambda number: found[number][1].expected_upper_points, default=None)
     attempts = tuple(replace(attempt, chosen=number == best) for number, (_, attempt) in enumerate(found))
     return (None if best is None else found[best][0]), attempts
+
+
+def _is_open(work: Work, attempt: Attempt) -> bool:
+    """Whether all that an attempt misses is a drop that the tuning images do not prove to be too large."""
+    if attempt.misses != ("drop",):
+        return False
+    return tango_lower(attempt.harmful, attempt.helpful, attempt.images) <= work.goals.max_drop
 
 
 def _starts(work: Work, found: Sequence[tuple[Made, Attempt]]) -> Iterator[Start]:
@@ -62,11 +78,11 @@ def _starts(work: Work, found: Sequence[tuple[Made, Attempt]]) -> Iterator[Start
         cut = next(block for block in Block if len(conv_shapes(block)) == len(widths))
         yield _measured(work, widths, cut)
         return
-    whole = work.larger.multiplications(work.larger.whole.widths, work.larger.layers.network.cut)
     if any(getattr(config, name) is not None for name in NETWORK_GOALS):
-        start = _nearest(work, 1e6 * config.macs if config.macs else whole)
-        yield start or _refuse(work)
+        yield _nearest(work, 1e6 * config.macs if config.macs else None) or _refuse(work)
         return
+    network = work.larger.layers.network
+    whole = work.larger.multiplications(network.channels, network.cut)
     share = FIRST_SHARE
     yield _nearest(work, share * whole) or _smallest(work)
     keeps = not found[-1][1].misses
@@ -86,7 +102,7 @@ def _is_over(work: Work, tried: int) -> bool:
     return allowed is not None and work.seconds * (tried + 1) / tried > 60 * allowed
 
 
-def _nearest(work: Work, most_macs: float) -> Start | None:
+def _nearest(work: Work, most_macs: float | None) -> Start | None:
     """The largest network within the limits; of several places to end it the one that begins nearest."""
     starts = [start for start in (_within(work, cut, most_macs) for cut in _cuts(work)) if start is not None]
     return min(starts, key=lambda start: start.divergence, default=None)
@@ -97,9 +113,9 @@ def _cuts(work: Work) -> tuple[Block, ...]:
 
 
 def _smallest(work: Work) -> Start:
-    """The last network of the ladder."""
+    """The network with the fewest channels."""
     cut = _cuts(work)[0]
-    return _measured(work, work.larger.rungs(cut)[-1].widths, cut)
+    return _measured(work, aligned([1.0 for _ in conv_shapes(cut)]), cut)
 
 
 def _refuse(work: Work) -> NoReturn:
@@ -115,27 +131,24 @@ def _refuse(work: Work) -> NoReturn:
     )
 
 
-def _within(work: Work, cut: Block, most_macs: float) -> Start | None:
-    """The first network of the ladder whose file keeps to size and time; estimates learn from files made."""
-    limits = work.goals
+def _within(work: Work, cut: Block, most_macs: float | None) -> Start | None:
+    """A network whose file keeps to size and time; estimates learn from files that were made."""
+    goals = work.goals
     bytes_more, slower = 0.0, 1.0
-    rungs = work.larger.rungs(cut)
     for _ in range(_MOST_BUILT):
-        fitting = (
-            rung
-            for rung in rungs
-            if work.larger.multiplications(rung.widths, cut) <= most_macs
-            and (limits.max_size_bytes is None or rung.parameters + bytes_more <= limits.max_size_bytes)
-            and (limits.max_latency_ms is None or rung.latency_ms * slower <= limits.max_latency_ms)
+        widths = work.larger.within(
+            cut,
+            multiplications=most_macs,
+            parameters=None if goals.max_size_bytes is None else goals.max_size_bytes - bytes_more,
+            latency_ms=None if goals.max_latency_ms is None else goals.max_latency_ms / slower,
         )
-        rung = next(fitting, None)
-        if rung is None:
+        if widths is None:
             return None
-        start = _measured(work, rung.widths, cut)
-        if not limits.misses(keeps=True, size_bytes=start.size_bytes, latency_ms=start.latency_ms):
+        start = _measured(work, widths, cut)
+        if not goals.misses(keeps=True, size_bytes=start.size_bytes, latency_ms=start.latency_ms):
             return start
-        bytes_more = start.size_bytes - rung.parameters
-        slower = max(slower * 1.02, start.latency_ms / rung.latency_ms)
+        bytes_more = start.size_bytes - parameters_of(widths)
+        slower = max(slower * 1.02, start.latency_ms / work.larger.table.of(widths))
     return None
 
 
@@ -157,9 +170,9 @@ def _measured(work: Work, widths: Sequence[int], cut: Block) -> Start:
 
 def _int8(work: Work, layers: Layers) -> tuple[int, Classifier]:
     """Bytes of the plain int8 ONNX file, and what runs it."""
-    parent = work.judge.model
+    parent = work.parent.model
     candidate = Model(work.partial, replace(parent.card, network=layers.network))
-    sources = Sources(layers, work.judge.sources.pixels)
+    sources = Sources(layers, work.parent.sources.pixels)
     content = build(sources, candidate, Variant(Format.ONNX, Precision.INT8)).content
     return len(content), classifier_of(content, Format.ONNX, Precision.INT8, work.config.threads)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from edgetl.config import CompressConfig, ExportConfig, Format, Precision
 from edgetl.dataset import Dataset, Entry, Images, Role, read_images
 from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import DataError, UsageError
-from edgetl.features.latency import measure
-from edgetl.files import fingerprint, make_folder
+from edgetl.features.latency import LatencyTable, measure
+from edgetl.files import fingerprint, make_folder, write_atomically
 from edgetl.keras.attempts import AnswerFile
 from edgetl.keras.compressing import Larger, lesson_plan, pixels_for_ranking, settings_of
 from edgetl.keras.distill import DistillSettings
@@ -26,9 +27,10 @@ from edgetl.keras.workplace import ATTEMPTS
 from edgetl.progress import say
 from edgetl.quantize.goals import Goals, allowed_drop
 from edgetl.quantize.search import Tuning
+from edgetl.records import RecordError, from_json, to_json
 from edgetl.results import Attempt, LayerCost
 from edgetl.steps.making import Variant, build
-from edgetl.steps.promise import Judge, tuning_of
+from edgetl.steps.promise import FloatNetwork, tuning_of
 from edgetl.vgg16 import multiplications
 
 NETWORK_GOALS = ("max_size", "max_latency", "macs")
@@ -42,7 +44,7 @@ class Work:
 
     config: CompressConfig
     goals: Goals
-    judge: Judge  # the larger network
+    parent: FloatNetwork  # the larger network
     dataset: Dataset
     larger: Larger
     tuning: Tuning  # with the larger network's answers
@@ -58,7 +60,7 @@ class Work:
     @property
     def parent_accuracy(self) -> float:
         """On the certification images, 0..1."""
-        return self.judge.model.card.scores[KERAS].accuracy
+        return self.parent.model.card.scores[KERAS].accuracy
 
     @property
     def goals_in_words(self) -> str:
@@ -70,7 +72,7 @@ class Work:
         """What each convolution costs before and after; one that is gone costs nothing."""
         table, before = self.larger.table, self.larger.layers.network.channels
         after = (*network.channels, *[0] * (len(before) - len(network.channels)))
-        names = self.judge.sources.names
+        names = self.parent.sources.names
         times = zip(table.each(before), (*table.each(network.channels), *[0.0] * len(before)), strict=False)
         return tuple(
             LayerCost(name, many, few, ms_before, ms_after)
@@ -132,7 +134,7 @@ def identity_of(work: Work, what: object) -> str:
     return fingerprint(
         [
             *(f"{name} {number}" for name, number in versions().items()),
-            work.judge.model.card.keras_sha256,
+            work.parent.model.card.keras_sha256,
             repr((what, work.settings, lessons.pictures, work.config.augment, work.config.minutes)),
             *[digest for role in Role for digest in work.dataset.roles[role].digests],
             str(lessons.images),
@@ -160,44 +162,72 @@ def goals_for(config: CompressConfig, card: ModelCard) -> Goals:
 
 
 def prepare(
-    config: CompressConfig, goals: Goals, judge: Judge, dataset: Dataset, *, partial: Path, began: float
+    config: CompressConfig,
+    goals: Goals,
+    parent: FloatNetwork,
+    dataset: Dataset,
+    *,
+    partial: Path,
+    began: float,
 ) -> Work:
     """What all tries share: the larger network's answers, its channels ranked, and what layers cost."""
-    layers = judge.sources.layers
+    layers = parent.sources.layers
     train = dataset.roles[Role.TRAIN]
     sources = [train] if config.unlabelled is None else [train, unlabelled(config.unlabelled, dataset)]
     count = sum(len(source) for source in sources)
     plan, settings = lesson_plan(config, count), settings_of(config, count)
     say(f"plan: {count} images in {plan.pictures} pictures each, {settings.epochs} epochs of learning a try")
-    tuning = tuning_of(judge, ExportConfig(data=dataset.folder, threads=config.threads), goals)
-    table = measure(layers.spec, layers.network.cut)
+    tuning = tuning_of(parent, ExportConfig(data=dataset.folder, threads=config.threads), goals)
     pixels = pixels_for_ranking(layers, train, config.seed)
     ranked = rankings(layers, pixels, config.seed)
     make_folder(partial / ATTEMPTS)
-    lessons = _lessons(judge, sources, plan, partial)
+    table = _table(parent, partial)
+    lessons = _lessons(parent, sources, plan, partial)
     larger = Larger(layers, ranked, table, pixels, lessons, dataset)
-    return Work(config, goals, judge, dataset, larger, tuning, settings, partial, began)
+    return Work(config, goals, parent, dataset, larger, tuning, settings, partial, began)
 
 
-def _lessons(judge: Judge, sources: Sequence[Images], plan: LessonPlan, partial: Path) -> Lessons:
+@dataclass(frozen=True)
+class _StoredTable:
+    """What layers cost when the command first ran: a resume must come to the same networks."""
+
+    keras_sha256: str
+    table: LatencyTable
+
+
+def _table(parent: FloatNetwork, partial: Path) -> LatencyTable:
+    """What layers cost on this machine, measured now or when the command that is resumed first ran."""
+    path, identity = partial / ATTEMPTS / "layers.json", parent.model.card.keras_sha256
+    if path.is_file():
+        with suppress(RecordError):
+            stored = from_json(_StoredTable, path.read_bytes())
+            if stored.keras_sha256 == identity:
+                return stored.table
+    layers = parent.sources.layers
+    table = measure(layers.spec, layers.network.cut)
+    write_atomically(path, to_json(_StoredTable(identity, table)))
+    return table
+
+
+def _lessons(parent: FloatNetwork, sources: Sequence[Images], plan: LessonPlan, partial: Path) -> Lessons:
     """What to learn from; the answers are kept for a resume."""
     digests = [digest for source in sources for digest in source.digests]
-    parts = [judge.model.card.keras_sha256, repr(plan), *digests, *map(repr, versions().items())]
+    parts = [parent.model.card.keras_sha256, repr(plan), *digests, *map(repr, versions().items())]
     file = AnswerFile(partial / ATTEMPTS / "answers.npz", fingerprint(parts))
     known = file.read()
-    teacher = _teacher(judge, plan.pictures * len(digests))
+    teacher = _teacher(parent, plan.pictures * len(digests))
     lessons = make_lessons(sources, plan, teacher, partial, known=known)
     if known is None:
         file.write(lessons.probabilities)
     return lessons
 
 
-def _teacher(judge: Judge, pictures: int) -> Classifier:
+def _teacher(parent: FloatNetwork, pictures: int) -> Classifier:
     """The larger network in the engine that is fastest here."""
-    spec, network = judge.model.card.input, judge.model.card.network
+    spec, network = parent.model.card.input, parent.model.card.network
     work = pictures * multiplications(spec.height, spec.width, None, network.cut)
     precision = Precision.INT8 if has_fast_int8() and work > _WORTH_INT8 else Precision.FP32
-    built = build(judge.sources, judge.model, Variant(Format.ONNX, precision))
+    built = build(parent.sources, parent.model, Variant(Format.ONNX, precision))
     return classifier_of(built.content, Format.ONNX, precision, 0)
 
 

@@ -1,0 +1,1 @@
+"""Batch inference that loses nothing: plan, decode, classify, commit; see docs/batch.md."""
