@@ -13,6 +13,7 @@ from edgetl.choices import (
     Format,
     Head,
     Optimizer,
+    Packing,
     Precision,
     Recipe,
     Target,
@@ -38,6 +39,7 @@ __all__ = [
     "Format",
     "Head",
     "Optimizer",
+    "Packing",
     "Precision",
     "PredictConfig",
     "Recipe",
@@ -251,6 +253,11 @@ class ExportConfig(Checked):
         200, "At most this many calibration images set the int8 ranges.", min=1, max=5000
     )
     threads: int = option(0, "CPU threads, 0: all.", min=0, max=1024)
+    packed: Packing | None = option(
+        None,
+        "Store files compressed, gz or zst: smaller to download; unpacked in memory, as fast as before.",
+        panel="Download size",
+    )
     max_drop: str | None = option(
         None,
         "Make the best file that loses less accuracy than this, proven: points (1.0), or a share of it (1%).",

@@ -7,6 +7,7 @@ from edgetl.config import ExportConfig, Precision
 from edgetl.errors import ExitCode
 from edgetl.files import remove_leftovers
 from edgetl.keras.classifier import open_layers
+from edgetl.packing import packer
 from edgetl.progress import say, task
 from edgetl.quantize.goals import goals_of
 from edgetl.quantize.targets import CALIBRATED, wanted_pairs
@@ -39,6 +40,8 @@ def export(model: Model, config: ExportConfig) -> tuple[Model, Exported]:
     """
     goals = goals_of(config, model.card)
     pairs = wanted_pairs(config.format, config.precision)
+    if config.packed is not None:
+        packer(config.packed)  # refuses before any work
     remove_leftovers(model.folder)
     pixels = None
     if goals or any(precision in CALIBRATED for _, precision in pairs):
@@ -58,11 +61,17 @@ def export(model: Model, config: ExportConfig) -> tuple[Model, Exported]:
     made = []
     with task("exporting", len(pairs)) as advance:
         for form, precision in pairs:
-            built = build(sources, model, Variant(form, precision))
+            built = build(sources, model, Variant(form, precision, packed=config.packed))
             if precision is Precision.FP32:
                 check_float(model, built, config.threads)
             model = store(model, built)
             made.append(model.artifact(built.variant.name))
-            say(f"{made[-1].file}: {made[-1].size_bytes / 1e6:.2f} MB")
+            say(f"{made[-1].file}: {size_in_words(made[-1])}")
             advance(1)
     return model, Exported(str(model.folder), tuple(made))
+
+
+def size_in_words(artifact: Artifact) -> str:
+    """The size that is stored, and what it is in memory where that differs."""
+    stored = f"{artifact.size_bytes / 1e6:.2f} MB"
+    return stored if artifact.packed is None else f"{stored}, {artifact.unpacked_bytes / 1e6:.2f} MB unpacked"

@@ -1,7 +1,7 @@
 """Exported files: from the trained network to bytes with metadata, and into the model folder."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 
@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgetl.card import Artifact, Model, with_artifact
-from edgetl.config import Format, Precision
+from edgetl.config import Format, Packing, Precision
 from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import CheckFailed
 from edgetl.files import write_atomically
@@ -22,6 +22,7 @@ from edgetl.keras.to_onnx import OPSET, to_onnx
 from edgetl.keras.to_tflite import to_int8_tflite, to_tflite
 from edgetl.metadata.onnx import describe
 from edgetl.metadata.tflite import TFLiteMetadata, add_metadata
+from edgetl.packing import pack, packer
 from edgetl.progress import say
 from edgetl.quantize import onnx as quantize_onnx
 from edgetl.quantize import onnx_int8, tflite_int8
@@ -45,6 +46,7 @@ class Variant:
     precision: Precision
     recipe: Recipe = field(default_factory=Recipe)
     origin: Origin = Origin.TRAINED
+    packed: Packing | None = None
 
     @property
     def name(self) -> str:
@@ -54,11 +56,8 @@ class Variant:
     @property
     def file(self) -> str:
         """In the model folder."""
-        return (
-            f"model.{self.form}"
-            if self.precision is Precision.FP32
-            else f"model_{self.precision}.{self.form}"
-        )
+        name = "model" if self.precision is Precision.FP32 else f"model_{self.precision}"
+        return ".".join(word for word in (name, self.form, self.packed) if word)
 
     def in_words(self, names: tuple[str, ...]) -> str:
         """What was done beyond plain quantization; `names` are those of the convolutions."""
@@ -84,8 +83,13 @@ class Built:
     """One file's bytes, metadata included, and what the card notes about how it was made."""
 
     variant: Variant
-    content: bytes
+    content: bytes  # what an engine is given
     details: dict[str, str]
+
+    @cached_property
+    def stored(self) -> bytes:
+        """What is written."""
+        return pack(self.content, self.variant.packed) if self.variant.packed else self.content
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,9 @@ def build(sources: Sources, model: Model, variant: Variant) -> Built:
     details = {}
     if variant.precision in CALIBRATED:
         details["calibration images"] = str(len(sources.calibration_pixels))
-    if variant.precision is Precision.INT8 and variant != Variant(variant.form, Precision.INT8):
+    if variant.packed is not None:
+        details["packer"] = packer(variant.packed)
+    if variant.precision is Precision.INT8 and (variant.recipe, variant.origin) != (Recipe(), Origin.TRAINED):
         details["recipe"] = variant.in_words(sources.names)
     origin = sources.of(variant.origin)
     if variant.form is Format.ONNX:
@@ -228,17 +234,23 @@ def artifact_of(built: Built) -> Artifact:
         file=built.variant.file,
         format=built.variant.form,
         precision=built.variant.precision,
-        sha256=hashlib.sha256(built.content).hexdigest(),
-        size_bytes=len(built.content),
+        sha256=hashlib.sha256(built.stored).hexdigest(),
+        size_bytes=len(built.stored),
+        packed=built.variant.packed,
+        unpacked_bytes=len(built.content),
         details=built.details,
     )
 
 
 def store(model: Model, built: Built) -> Model:
-    """Write a file, then name it in the card."""
+    """Write a file, then name it in the card; what stood there under another name, packed or not, goes."""
     artifact = artifact_of(built)
-    write_atomically(model.folder / artifact.file, built.content)
-    return model.update(lambda card: with_artifact(card, artifact))
+    write_atomically(model.folder / artifact.file, built.stored)
+    model = model.update(lambda card: with_artifact(card, artifact))
+    for packed in (None, *Packing):
+        if packed is not built.variant.packed:
+            (model.folder / replace(built.variant, packed=packed).file).unlink(missing_ok=True)
+    return model
 
 
 def check_float(model: Model, built: Built, threads: int) -> None:

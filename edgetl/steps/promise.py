@@ -138,7 +138,7 @@ class Formats:
 
     def build(self, recipe: Recipe, origin: Origin) -> bytes:
         """See `Workshop`."""
-        variant = Variant(self.form, Precision.INT8, recipe, origin)
+        variant = Variant(self.form, Precision.INT8, recipe, origin, self.config.packed)
         self.made[recipe, origin] = built = build(self.sources, self.model, variant)
         return built.content
 
@@ -156,7 +156,8 @@ class Formats:
                 return found
         for precision in (Precision.W8A32, Precision.FP16, Precision.FP32):
             if precision in precisions:
-                self._note(build(self.sources, self.model, Variant(self.form, precision)))
+                variant = Variant(self.form, precision, packed=self.config.packed)
+                self._note(build(self.sources, self.model, variant))
         return self._fitting()
 
     def told(self, chosen: Sequence[Built]) -> Iterator[Tried]:
@@ -197,7 +198,7 @@ class Formats:
             format=str(self.form),
             precision=str(variant.precision),
             recipe=variant.in_words(self.sources.names),
-            size_bytes=len(built.content),
+            size_bytes=len(built.stored),
             latency_ms=latency_ms,
             images=len(self.tuning.labels),
             images_run=seen.images_run,
@@ -205,7 +206,7 @@ class Formats:
             helpful=seen.helpful,
             divergence=seen.divergence,
             expected_upper_points=100 * seen.expected_upper,
-            misses=self.goals.misses(keeps=seen.keeps, size_bytes=len(built.content), latency_ms=latency_ms),
+            misses=self.goals.misses(keeps=seen.keeps, size_bytes=len(built.stored), latency_ms=latency_ms),
             chosen=False,
         )
         self.looked_at.append((built, tried))
