@@ -258,6 +258,20 @@ class ExportConfig(Checked):
         "Store files compressed, gz or zst: smaller to download; unpacked in memory, as fast as before.",
         panel="Download size",
     )
+    cluster: int | None = option(
+        None,
+        "Let the weights of a layer share so many levels: smaller packed files, the same speed.",
+        min=4,
+        max=128,
+        panel="Download size",
+    )
+    sparsity: float | None = option(
+        None,
+        "Make this share of the weights 0, the smallest: smaller packed files, the same speed.",
+        min=0.05,
+        max=0.95,
+        panel="Download size",
+    )
     max_drop: str | None = option(
         None,
         "Make the best file that loses less accuracy than this, proven: points (1.0), or a share of it (1%).",

@@ -150,13 +150,13 @@ class Formats:
         """The fastest file that keeps to all goals by the tuning images: int8 if any can."""
         precisions = precisions_for(self.form, self.config.precision)
         if Precision.INT8 in precisions:
-            search(self, self.tuning, self.goals.start, self._note_int8)
+            search(self, self.tuning, self.goals.start, self._note_int8, self.sources.origin)
             found = self._fitting()
             if found:
                 return found
         for precision in (Precision.W8A32, Precision.FP16, Precision.FP32):
             if precision in precisions:
-                variant = Variant(self.form, precision, packed=self.config.packed)
+                variant = Variant(self.form, precision, origin=self.sources.origin, packed=self.config.packed)
                 self._note(build(self.sources, self.model, variant))
         return self._fitting()
 
