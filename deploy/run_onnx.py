@@ -1,13 +1,22 @@
 """Classify images with an exported ONNX file and nothing of edgetl: `python run_onnx.py model_int8.onnx a.jpg b.png`."""
 
+import gzip
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(sys.argv[1])
+content = Path(sys.argv[1]).read_bytes()
+if sys.argv[1].endswith(".gz"):
+    content = gzip.decompress(content)
+elif sys.argv[1].endswith(".zst"):
+    import zstandard
+
+    content = zstandard.decompress(content)
+session = onnxruntime.InferenceSession(content)
 labels = json.loads(session.get_modelmeta().custom_metadata_map["names"])
 _, height, width, _ = session.get_inputs()[0].shape
 for path in sys.argv[2:]:

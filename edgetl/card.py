@@ -3,19 +3,19 @@
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgetl.config import Block, DataConfig, Format, Head, Precision
+from edgetl.card_versions import OLDEST_VERSION, SCHEMA_VERSION, upgraded
+from edgetl.config import Block, Format, Head, Packing, Precision
 from edgetl.errors import ModelFolderError, UsageError
 from edgetl.files import locked, write_atomically
+from edgetl.packing import unpack
 from edgetl.records import RecordError, from_plain, parse, to_json
 from edgetl.results import Attempt, Explained, LayerCost, Parity, Scores, Timing, Tried
 from edgetl.vgg16 import by_block, widths_up_to
 
-SCHEMA_VERSION = 3
-_OLDER_VERSION = 2  # that can still be read
 CARD_FILE = "card.json"
 KERAS_FILE = "model.keras"
 REFERENCE_FILE = "reference.npz"
@@ -151,8 +151,10 @@ class Artifact:
     file: str
     format: Format
     precision: Precision
-    sha256: str
-    size_bytes: int
+    sha256: str  # of the file as it is stored
+    size_bytes: int  # of the file as it is stored
+    packed: Packing | None  # how it is compressed, if it is
+    unpacked_bytes: int  # of what the engine is given
     details: dict[str, str]  # opset, converter versions, what was checked
 
 
@@ -227,7 +229,10 @@ class Model:
         raise UsageError(f"{self.folder} has no artifact called {name!r}.", f"It has: {known}.")
 
     def read(self, artifact: Artifact) -> bytes:
-        """An artifact's bytes, exactly those that were exported. Raises `ModelFolderError`."""
+        """An artifact's bytes, exactly those that were exported, unpacked.
+
+        Raises `ModelFolderError`, and `MissingExtra` when what unpacks it is not installed.
+        """
         path = self.folder / artifact.file
         if path.parent != self.folder:  # a card from elsewhere must not pick files from here
             raise ModelFolderError(
@@ -242,7 +247,9 @@ class Model:
                 f"{path} is not the file that was exported (its SHA-256 differs).",
                 f"Run edgetl export {self.folder} again, or restore the file.",
             )
-        return content
+        if artifact.packed is None:
+            return content
+        return unpack(content, artifact.packed, artifact.unpacked_bytes, str(path))
 
     @property
     def keras_file(self) -> Path:
@@ -263,7 +270,7 @@ def read_card(folder: Path) -> ModelCard:
     try:
         plain = parse(path.read_bytes())
         _check_version(path, plain)
-        return from_plain(ModelCard, _upgraded(plain))
+        return from_plain(ModelCard, upgraded(plain))
     except OSError as error:
         raise ModelFolderError(
             f"{path} cannot be read: {error.strerror}.", "Check its permissions."
@@ -290,25 +297,11 @@ def _not_a_model(folder: Path) -> ModelFolderError:
 def _check_version(path: Path, plain: Any) -> None:
     """Before anything else is looked at: another version may have other fields."""
     version = plain.get("schema_version") if isinstance(plain, dict) else None
-    if isinstance(version, int) and version not in {SCHEMA_VERSION, _OLDER_VERSION}:
+    if isinstance(version, int) and not OLDEST_VERSION <= version <= SCHEMA_VERSION:
         raise ModelFolderError(
             f"{path} has schema version {version}; this edgetl reads version {SCHEMA_VERSION}.",
             "Use the edgetl version that made it, or train again.",
         )
-
-
-def _upgraded(plain: Any) -> Any:
-    """A card of the version before as this one would have written it; anything else unchanged."""
-    if not isinstance(plain, dict) or plain.get("schema_version") != _OLDER_VERSION:
-        return plain
-    shares = {field.name: field.default for field in fields(DataConfig) if field.name.endswith("_share")}
-    return {
-        **plain,
-        "schema_version": SCHEMA_VERSION,
-        "network": {**plain.get("network", {}), "widths": []},
-        "data": {**plain.get("data", {}), **shares},
-        "compression": None,
-    }
 
 
 def with_artifact(card: ModelCard, artifact: Artifact) -> ModelCard:

@@ -132,6 +132,13 @@ class Precision(StrEnum):
 FASTEST_FIRST = (Precision.INT8, Precision.W8A32, Precision.FP16, Precision.FP32, Precision.W8A16)
 
 
+class Packing(StrEnum):
+    """How an exported file is stored; the word is the ending of its name."""
+
+    GZ = "gz"
+    ZST = "zst"
+
+
 class Target(StrEnum):
     """Where a file is to run, which decides its format and how its integers are kept from saturating.
 

@@ -14,6 +14,7 @@ from edgetl.choices import (
     Format,
     Head,
     Optimizer,
+    Packing,
     Precision,
     Recipe,
     Target,
@@ -21,6 +22,7 @@ from edgetl.choices import (
     Unfreeze,
 )
 from edgetl.config_compress import CompressConfig
+from edgetl.config_export import ExportConfig
 from edgetl.config_predict import PredictConfig
 from edgetl.settings import Checked, option
 
@@ -43,6 +45,7 @@ __all__ = [
     "Format",
     "Head",
     "Optimizer",
+    "Packing",
     "Precision",
     "PredictConfig",
     "Recipe",
@@ -238,35 +241,6 @@ class EvalConfig(Checked):
     threads: int = option(0, "CPU threads, 0: all.", min=0, max=1024)
     renew_reference: bool = option(
         False, "First store full-precision probabilities anew, for images as this edgetl decodes them."
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig(Checked):
-    """Which files to make, or what they must keep to."""
-
-    format: str = option("onnx,tflite", "onnx, tflite or both, comma separated.")
-    precision: str | None = option(
-        None,
-        "fp32, fp16, int8, w8a32 (dynamic range), w8a16 (TFLite only, slow on CPUs), comma separated "
-        "(default: all but w8a16; with a goal: whichever keep it).",
-    )
-    data: Path | None = option(None, "Where the data folder is now (default: where it was at training).")
-    calibration_images: int = option(
-        200, "At most this many calibration images set the int8 ranges.", min=1, max=5000
-    )
-    threads: int = option(0, "CPU threads, 0: all.", min=0, max=1024)
-    max_drop: str | None = option(
-        None,
-        "Make the best file that loses less accuracy than this, proven: points (1.0), or a share of it (1%).",
-        panel="Goals",
-    )
-    max_size: str | None = option(None, "Largest file allowed: 2MB.", panel="Goals")
-    max_latency: float | None = option(
-        None, "Longest time for one image on this machine, ms.", min=0.001, max=1e6, panel="Goals"
-    )
-    target: Target | None = option(
-        None, "Where the files are to run (default: a CPU like this one).", panel="Goals"
     )
 
 

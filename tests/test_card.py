@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tiny import add_onnx, add_parity, make_tiny_model, tiny_onnx
 
-from edgetl.card import CARD_FILE, SCHEMA_VERSION, Model, ModelCard, chosen_artifacts, with_artifact
+from edgetl.card import CARD_FILE, Model, ModelCard, chosen_artifacts, with_artifact
+from edgetl.card_versions import OLDEST_VERSION, SCHEMA_VERSION
 from edgetl.config import Format, Precision
 from edgetl.errors import ModelFolderError, UsageError
 from edgetl.results import Timing
@@ -71,20 +72,31 @@ def test_a_wrong_value_is_named_with_its_place(model):
 
 
 @pytest.mark.parametrize("other", [{}, {"invented_later": True}], ids=["same fields", "other fields"])
-@pytest.mark.parametrize("version", [SCHEMA_VERSION - 2, SCHEMA_VERSION + 1])
+@pytest.mark.parametrize("version", [OLDEST_VERSION - 1, SCHEMA_VERSION + 1])
 def test_another_version_is_refused_as_that_whatever_its_fields(model, version, other):
     change_card(model, schema_version=version, **other)
     with pytest.raises(ModelFolderError, match=f"schema version {version}; this edgetl reads"):
         Model.open(model.folder)
 
 
-def test_a_card_of_the_version_before_is_read_as_this_one_would_have_written_it(model):
+@pytest.mark.parametrize("version", range(OLDEST_VERSION, SCHEMA_VERSION))
+def test_a_card_of_an_older_version_is_read_as_this_one_would_have_written_it(model, version):
     plain = json.loads((model.folder / CARD_FILE).read_text())
-    del plain["compression"], plain["network"]["widths"]
-    for share in ("tuning_share", "calibration_share", "certification_share"):
-        del plain["data"][share]
-    (model.folder / CARD_FILE).write_text(json.dumps(plain | {"schema_version": SCHEMA_VERSION - 1}))
+    for artifact in plain["artifacts"]:
+        del artifact["packed"], artifact["unpacked_bytes"]
+    if version == 2:
+        del plain["compression"], plain["network"]["widths"]
+        for share in ("tuning_share", "calibration_share", "certification_share"):
+            del plain["data"][share]
+    (model.folder / CARD_FILE).write_text(json.dumps(plain | {"schema_version": version}))
     assert Model.open(model.folder).card == model.card
+
+
+@pytest.mark.parametrize("artifacts", [None, [3], [{"name": "onnx-int8"}]])
+def test_a_damaged_card_of_an_older_version_is_refused_too(model, artifacts):
+    change_card(model, schema_version=3, artifacts=artifacts)
+    with pytest.raises(ModelFolderError, match="artifacts"):
+        Model.open(model.folder)
 
 
 def test_a_card_that_may_not_be_read(model, monkeypatch):

@@ -29,6 +29,7 @@ from edgetl.config import (
     ExportConfig,
     FeaturePrecision,
     Head,
+    Packing,
     Precision,
     PredictConfig,
     Recipe,
@@ -122,6 +123,10 @@ TYPED = [
     (
         "export MODEL -f onnx -p int8,fp16 --data data",
         (M, ExportConfig(format="onnx", precision="int8,fp16", data=D)),
+    ),
+    (
+        "export MODEL --packed zst --cluster 32 --sparsity 0.5",
+        (M, ExportConfig(packed=Packing.ZST, cluster=32, sparsity=0.5)),
     ),
     ("verify MODEL", (M, VerifyConfig())),
     ("verify MODEL --max-drop 0.5 --batch 8", (M, VerifyConfig(max_drop=0.5, batch=8))),

@@ -16,7 +16,7 @@ from edgetl.card import Model
 
 ROOT = Path(__file__).parent.parent
 CORE = {"numpy", "pillow", "onnxruntime", "pyarrow", "typer", "rich"}
-EXTRAS = {"train", "tflite", "weights", "remote", "ray", "all", "dev"}
+EXTRAS = {"train", "tflite", "weights", "remote", "ray", "zst", "all", "dev"}
 TRAINING_ONLY = (
     "ai_edge_litert",
     "ai_edge_quantizer",
@@ -30,6 +30,7 @@ TRAINING_ONLY = (
     "tf2onnx",
     "tf_keras",
     "threadpoolctl",
+    "zstandard",
 )
 DEVICE = f"""
 import sys

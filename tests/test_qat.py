@@ -14,7 +14,7 @@ from edgetl.config import Block, DataConfig, Head
 from edgetl.dataset import Role, load
 from edgetl.engines.onnx import OnnxClassifier
 from edgetl.errors import EdgetlError
-from edgetl.keras import qat, tf
+from edgetl.keras import qat, rounding, tf
 from edgetl.keras.classifier import open_layers
 from edgetl.keras.network import copy_weights, make_layers, whole
 from edgetl.keras.qat import QatImages, QatSettings, fake_quantized, quantization_aware
@@ -112,7 +112,7 @@ def test_its_weights_are_those_of_the_int8_file(layers, quantizer, recipe, level
     kernels = [convolution.kernel for convolution in quantizer.convolutions]
     stored = [values[f"{name}_quantized"] * values[f"{name}_scale"][:, None, None, None] for name in kernels]
     for layer, wanted in zip(layers.convolutions, stored, strict=True):
-        ours = qat._rounded_weights(tf.constant(layer.get_weights()[0]), levels).numpy()
+        ours = rounding._rounded_weights(tf.constant(layer.get_weights()[0]), levels).numpy()
         differing = np.abs(ours.transpose(3, 2, 0, 1) - wanted) > 1e-6 * np.abs(wanted).max()
         assert differing.mean() < 1e-4, "those that lie halfway between two levels may go either way"
 
@@ -124,7 +124,7 @@ def test_every_weight_learns_as_if_nothing_had_been_rounded(layers):
         wanted = np.random.default_rng(0).normal(size=kernel.shape).astype(np.float32)
         with tf.GradientTape() as tape:
             tape.watch(kernel)
-            value = tf.reduce_sum(qat._rounded_weights(kernel, 127) * wanted)
+            value = tf.reduce_sum(rounding._rounded_weights(kernel, 127) * wanted)
         np.testing.assert_allclose(tape.gradient(value, kernel).numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 

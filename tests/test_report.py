@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from edgetl import images
 from edgetl.card import (
     CARD_FILE,
-    SCHEMA_VERSION,
     CutScore,
     DataSummary,
     EpochRecord,
@@ -29,8 +28,9 @@ from edgetl.card import (
     TrunkOrigin,
 )
 from edgetl.card import Artifact as ArtifactRecord
+from edgetl.card_versions import SCHEMA_VERSION
 from edgetl.cli import app
-from edgetl.config import Block, Format, Head, Precision, ReportConfig
+from edgetl.config import Block, Format, Head, Packing, Precision, ReportConfig
 from edgetl.errors import StorageError
 from edgetl.measures import ClassScore, class_scores
 from edgetl.records import to_json
@@ -117,7 +117,9 @@ def make_artifacts():
             if (form, precision) != (Format.ONNX, Precision.W8A16):
                 name = f"{form}-{precision}"
                 size = SIZES[precision] + 40_000 * (form is Format.TFLITE)
-                made.append(ArtifactRecord(name, f"model.{name}", form, precision, digest(name), size, {}))
+                made.append(
+                    ArtifactRecord(name, f"model.{name}", form, precision, digest(name), size, None, size, {})
+                )
     return tuple(made)
 
 
@@ -414,6 +416,23 @@ def test_the_printed_script_is_python_that_names_the_file(tmp_path):
     compile(script, "script", "exec")
     assert 'InferenceSession("model.onnx-int8")' in script
     assert "resize((96, 96)" in script
+
+
+@pytest.mark.parametrize(
+    ("packed", "reading"),
+    [(Packing.GZ, "gzip.decompress(open("), (Packing.ZST, "zstandard.decompress(open(")],
+)
+def test_of_a_packed_file_both_sizes_are_shown_and_the_script_unpacks_it(tmp_path, packed, reading):
+    card = full_card(tmp_path)
+    artifacts = [
+        replace(one, file=f"{one.file}.{packed}", packed=packed, size_bytes=one.size_bytes // 2)
+        for one in card.artifacts
+    ]
+    shown = page(replace(card, artifacts=tuple(artifacts)), {})
+    assert "7.8 MB unpacked" in shown
+    script = unescape(re.findall(r"<pre>(.*?)</pre>", shown, re.DOTALL)[1])
+    compile(script, "script", "exec")
+    assert f'InferenceSession({reading}"model.onnx-int8.{packed}"' in script
 
 
 def test_axis_ticks_are_round_and_inside():

@@ -13,7 +13,6 @@ from edgetl import images
 from edgetl.card import (
     CARD_FILE,
     REFERENCE_FILE,
-    SCHEMA_VERSION,
     Artifact,
     DataSummary,
     EpochRecord,
@@ -27,6 +26,7 @@ from edgetl.card import (
     TrunkOrigin,
     with_artifact,
 )
+from edgetl.card_versions import SCHEMA_VERSION
 from edgetl.config import Block, DataConfig, Format, Head, Precision
 from edgetl.dataset import Dataset, Role, load, role_fingerprint
 from edgetl.engines.onnx import OnnxClassifier
@@ -101,7 +101,15 @@ def add_onnx(model: Model, precision: Precision, content: bytes) -> Model:
     write_atomically(model.folder / f"{name}.onnx", content)
     digest = hashlib.sha256(content).hexdigest()
     artifact = Artifact(
-        name, f"{name}.onnx", Format.ONNX, precision, digest, len(content), {"opset": str(OPSET)}
+        name,
+        f"{name}.onnx",
+        Format.ONNX,
+        precision,
+        digest,
+        len(content),
+        None,
+        len(content),
+        {"opset": str(OPSET)},
     )
     return model.update(lambda card: with_artifact(card, artifact))
 

@@ -31,10 +31,21 @@ def export(model: ModelFolder, config: ExportConfig) -> Outcome:
 def _show(exported: "Exported") -> None:
     if exported.goals:
         _show_search(exported)
-    rows = [(made.name, made.file, size(made.size_bytes), made.sha256[:12]) for made in exported.artifacts]
+    is_packed = any(made.packed for made in exported.artifacts)
+    header = ("artifact", "file", "size", *["unpacked"] * is_packed, "sha256")
+    rows = [
+        (
+            made.name,
+            made.file,
+            size(made.size_bytes),
+            *[size(made.unpacked_bytes)] * is_packed,
+            made.sha256[:12],
+        )
+        for made in exported.artifacts
+    ]
     after = [] if exported.goals else [f"next: edgetl verify {exported.model}"]
     if rows:
-        table("", ("artifact", "file", "size", "sha256"), rows, after)
+        table("", header, rows, after)
 
 
 def explanation(explained: "Explained") -> str:

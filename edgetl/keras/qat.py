@@ -12,7 +12,6 @@ trained as well made no difference when they were tried.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,24 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.card import InputSpec
+from edgetl.compression.levels import Limit, limited
 from edgetl.errors import EdgetlError
 from edgetl.keras import tf, tf_keras
 from edgetl.keras.checkpoint import Clock
 from edgetl.keras.inputs import in_batches
 from edgetl.keras.network import Layers, above, copy_weights, make_layers, whole
+from edgetl.keras.rounding import LEVELS, SMALLEST_RANGE, RoundedLayer, Rounding
 from edgetl.measures import mean_kl
 from edgetl.pixels import PixelRows
 from edgetl.progress import say, task
 
 Array = NDArray[np.float32]
-LEVELS = 127  # of a weight on either side of 0
 WARM_SHARE = 0.04  # of the steps, in which the rate rises, as in `fit`
 CHECKED_IMAGES = 64  # on which epochs are compared with each other and with the beginning
 # Adam makes whole steps of any gradient. Where the loss changes by less than this many nats when a weight
 # changes by its own size, that would be noise made large: a network that int8 does not harm would be harmed.
 SMALLEST_GRADIENT = 1e-4
 LARGEST_GRADIENT = 1.0  # of all together, in the same unit
-_SMALLEST_RANGE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,95 +63,6 @@ class QatSettings:
     rate: float = 1e-3
     levels: int = LEVELS  # 64 for `Recipe.reduced`
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """What an int8 file rounds in one layer; None: it stays float."""
-
-    levels: int | None = None  # of weights on either side of 0, with a scale for each output channel
-    high: float | None = None  # of what the layer makes: 256 levels from 0
-    reads: tuple[float, float] | None = None  # of what it reads, unless the layer before has rounded it
-
-
-class RoundedLayer(tf_keras.layers.Layer):  # type: ignore[misc] # Keras has no types
-    """A convolution or Dense layer that computes what an int8 file does, with variables of its own.
-
-    The variables are the weights as shares of their sizes when training begins.
-    """
-
-    def __init__(self, source: Any, rounding: Rounding) -> None:
-        super().__init__(name=f"rounded_{source.name}")
-        kernel, bias = source.get_weights()
-        self._sizes = _kernel_sizes(kernel), _bias_sizes(bias, rounding.high)
-        self._kernel = tf.Variable(kernel / self._sizes[0], name="kernel")
-        self._bias = tf.Variable(bias / self._sizes[1], name="bias")
-        self._activation = source.activation
-        self._rounding = rounding
-
-    def call(self, inputs: Any) -> Any:
-        """Activations [N, H, W, I] -> [N, H, W, O], or features [N, I] -> [N, O]."""
-        rounding = self._rounding
-        if rounding.reads is not None:
-            inputs = _rounded_values(inputs, *rounding.reads)
-        kernel, bias = self._kernel * self._sizes[0], self._bias * self._sizes[1]
-        if rounding.levels is not None:
-            kernel = _rounded_weights(kernel, rounding.levels)
-        is_dense = len(kernel.shape) == 2
-        product = tf.matmul(inputs, kernel) if is_dense else tf.nn.conv2d(inputs, kernel, 1, "SAME")
-        made = self._activation(product + bias)
-        return made if rounding.high is None else _rounded_values(made, 0.0, rounding.high)
-
-    @property
-    def trained(self) -> list[Array]:
-        """Kernel and bias, not rounded."""
-        return [self._kernel.numpy() * self._sizes[0], self._bias.numpy() * self._sizes[1]]
-
-
-def _kernel_sizes(kernel: Array) -> Array:
-    """[I, O] the largest weight of each 3x3 kernel of [3, 3, I, O], or of each row of [I, O].
-
-    At least one level of the output channel, so that a weight of 0 can move.
-    """
-    absolute = np.abs(kernel)
-    own = absolute.max(axis=(0, 1)) if kernel.ndim == 4 else absolute.max(axis=1, keepdims=True)
-    return _above_zero(np.maximum(own, absolute.reshape(-1, kernel.shape[-1]).max(axis=0) / LEVELS))
-
-
-def _bias_sizes(bias: Array, high: float | None) -> Array:
-    """[O] its own size and at least one level; those of a layer without range share the largest one's."""
-    absolute = np.abs(bias)
-    return _above_zero(np.maximum(absolute, absolute.max() if high is None else np.float32(high / 255)))
-
-
-def _above_zero(sizes: Array) -> Array:
-    return np.where(sizes > 0, sizes, np.float32(1))
-
-
-def _rounded_weights(kernel: Any, levels: int) -> Any:
-    """Weights [..., O] on a grid for each output channel: symmetric, the largest one on the last level.
-
-    The quantizer's own grid has 127 levels on either side; a range that is wider makes it coarser.
-    """
-    quantizer = _quantizers().LastValueQuantizer(num_bits=8, per_axis=True, symmetric=True, narrow_range=True)
-    largest = tf.reduce_max(tf.abs(kernel), axis=list(range(len(kernel.shape) - 1)))
-    ends = tf.maximum(largest, _SMALLEST_RANGE) * (LEVELS / levels)
-    # With "training" it would look for the range itself, in variables that begin with -6 and 6.
-    return quantizer(kernel, training=False, weights={"min_var": -ends, "max_var": ends})
-
-
-def _rounded_values(values: Any, low: float, high: float) -> Any:
-    """Activations on 256 levels from `low` to `high`, shifted so that 0 is one of them; clipped beyond."""
-    quantizer = _quantizers().FixedQuantizer(num_bits=8, init_min=low, init_max=high, narrow_range=False)
-    return quantizer(values, training=False, weights={})
-
-
-def _quantizers() -> Any:
-    """Of the toolkit, which is slow to import and does so in a way that Python warns of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import tensorflow_model_optimization as toolkit
-    return toolkit.quantization.keras.quantizers
 
 
 def fake_quantized(
@@ -180,13 +90,15 @@ def quantization_aware(
     highs: Sequence[float],
     *,
     image_range: tuple[float, float] | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Layers:
     """New float32 layers whose int8 file, made with the ranges `highs`, is nearer to the network taught.
 
     The trained weights are not rounded; an export rounds them as training did. Of the epochs the one counts
     after which the divergence is least; if training never makes it less, the weights are those of `layers`.
     `highs` and `image_range` as in `fake_quantized`. The export has to use the same: weights that learnt to
-    live with clipped activations are worse off with ranges measured anew.
+    live with clipped activations are worse off with ranges measured anew. `limits` of the weights, for all
+    layers but the last Dense, are kept while training, and by what is returned whether it got better or not.
 
     Raises `EdgetlError` when training diverges, `ValueError` for highs or images of another network.
     """
@@ -194,7 +106,7 @@ def quantization_aware(
         raise ValueError("quantization-aware training needs images, and probabilities for each")
     tf_keras.utils.set_random_seed(settings.seed)
     tf.config.experimental.enable_op_determinism()
-    rounded, own = _rounded_layers(layers, highs, settings.levels, image_range)
+    rounded, own = _rounded_layers(layers, highs, settings.levels, image_range, limits)
     model = above(rounded, None, lambda features: features)
     optimizer = tf_keras.optimizers.Adam(epsilon=SMALLEST_GRADIENT, global_clipnorm=LARGEST_GRADIENT)
     optimizer.build(model.trainable_variables)
@@ -204,20 +116,37 @@ def quantization_aware(
     if got_better:
         for target, source in zip((*trained.convolutions, *trained.head), own, strict=True):
             target.set_weights(source.trained)
-    return trained
+    return with_limits(trained, limits) if limits else trained
+
+
+def with_limits(layers: Layers, limits: Sequence[Limit]) -> Layers:
+    """New layers whose weights keep to limits, one for each layer but the last Dense; nothing is trained."""
+    made = make_layers(layers.network, layers.spec)
+    copy_weights(layers, made)
+    for layer, limit in zip((*made.convolutions, *made.head[:-1]), limits, strict=True):
+        kernel, bias = layer.get_weights()
+        layer.set_weights([limited(kernel, limit), bias])
+    return made
 
 
 def _rounded_layers(
-    layers: Layers, highs: Sequence[float], levels: int, image_range: tuple[float, float] | None
+    layers: Layers,
+    highs: Sequence[float],
+    levels: int,
+    image_range: tuple[float, float] | None,
+    limits: Sequence[Limit] = (),
 ) -> tuple[Layers, list[RoundedLayer]]:
     """`layers` with others in place of all that have weights, and those in order."""
     convolutions = layers.convolutions
     if len(highs) != len(convolutions) or not all(0 <= high < math.inf for high in highs):
         raise ValueError(f"{len(convolutions)} finite ranges are needed, not {list(highs)}")
     whole(layers)  # builds those that are not
-    roundings = [Rounding(levels, max(float(high), _SMALLEST_RANGE)) for high in highs]
+    roundings = [Rounding(levels, max(float(high), SMALLEST_RANGE)) for high in highs]
     roundings[0] = replace(roundings[0], reads=image_range or _largest_image_range(layers.spec))
-    roundings += [Rounding(levels)] * (len(layers.head) - 1) + [Rounding()]
+    roundings += [Rounding(levels)] * (len(layers.head) - 1)
+    if limits:
+        roundings = [replace(one, limit=limit) for one, limit in zip(roundings, limits, strict=True)]
+    roundings.append(Rounding())
     weighted = (*convolutions, *layers.head)
     made = {
         layer.name: RoundedLayer(layer, rounding) for layer, rounding in zip(weighted, roundings, strict=True)

@@ -10,6 +10,7 @@ class Origin(StrEnum):
     TRAINED = "trained"
     EQUALIZED = "equalized"  # channels of like size
     RETRAINED = "retrained"  # equalized, and then trained with rounded weights and activations
+    THINNED = "thinned"  # weights with few levels or many zeros, for the sake of packed files
 
 
 @dataclass(frozen=True)

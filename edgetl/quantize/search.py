@@ -120,17 +120,23 @@ class Candidate:
 
 
 def search(
-    shop: Workshop, tuning: Tuning, start: Recipe, tried: Callable[[Candidate], None]
+    shop: Workshop,
+    tuning: Tuning,
+    start: Recipe,
+    tried: Callable[[Candidate], None],
+    origin: Origin = Origin.TRAINED,
 ) -> Candidate | None:
     """The candidate with the fewest repairs and the fewest float layers that keeps the promise, or None.
 
     `tried` is told of every candidate. Plain int8 first; then the repairs that cost no speed, each kept if
     the divergence falls; then layers in float, those first whose damage is largest for the work they do;
-    training with rounded numbers comes last, because it takes minutes.
+    training with rounded numbers comes last, because it takes minutes. Thinned weights stay as they are, so
+    what would change them is left out.
     """
     attempt = Attempts(shop, tuning, tried)
-    best = attempt.make(start, Origin.TRAINED)
-    for repair in (_equalize, _correct_biases, _clip):
+    best = attempt.make(start, origin)
+    repairs = (_correct_biases, _clip) if origin is Origin.THINNED else (_equalize, _correct_biases, _clip)
+    for repair in repairs:
         if best.seen.keeps:
             return best
         repaired = attempt.make(*repair(best))
@@ -138,8 +144,8 @@ def search(
             best = repaired
     if best.seen.keeps:
         return best
-    found = _with_one_float_layer(attempt, start) or _with_float_layers(attempt, best)
-    if found is not None:
+    found = _with_one_float_layer(attempt, start, origin) or _with_float_layers(attempt, best)
+    if found is not None or origin is Origin.THINNED:
         return found
     retrained = attempt.make(replace(start, bias_corrected=True), Origin.RETRAINED)
     return retrained if retrained.seen.keeps else None
@@ -176,9 +182,9 @@ class Attempts:
         return self.known[recipe, origin]
 
 
-def _with_one_float_layer(attempt: Attempts, start: Recipe) -> Candidate | None:
-    """The network as trained but for its most harmful layer: a repair can move harm from there elsewhere."""
-    plain = attempt.make(start, Origin.TRAINED)
+def _with_one_float_layer(attempt: Attempts, start: Recipe, origin: Origin) -> Candidate | None:
+    """The network as it was but for its most harmful layer: a repair can move harm from there elsewhere."""
+    plain = attempt.make(start, origin)
     damage, costs = sensitivity(attempt, plain), attempt.shop.layer_costs
     worst = max(range(len(costs)), key=lambda layer: damage[layer] / costs[layer])
     candidate = attempt.make(_floating(plain, [worst]), plain.origin)

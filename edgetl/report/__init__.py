@@ -218,11 +218,18 @@ def file_cells(row: Measured, *, verified: bool, timed: bool) -> list[str]:
     return [
         f"<b>{escape(artifact.name)}</b>{names}",
         *[_verdict(row)] * verified,
-        megabytes(artifact.size_bytes),
+        _size(artifact),
         accuracy,
         *(_parity_cells(row) if verified else ()),
         *(_timing_cells(row) if timed else ()),
     ]
+
+
+def _size(artifact: Artifact) -> str:
+    stored = megabytes(artifact.size_bytes)
+    return (
+        stored if artifact.packed is None else two(stored, f"{megabytes(artifact.unpacked_bytes)} unpacked")
+    )
 
 
 def _verdict(row: Measured) -> str:

@@ -6,9 +6,10 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import assert_never
 
-from edgetl.card import KERAS, ModelCard
-from edgetl.config import Format
+from edgetl.card import KERAS, Artifact, ModelCard
+from edgetl.config import Format, Packing
 from edgetl.report import (
     Measured,
     best_proven,
@@ -290,12 +291,13 @@ def _usage(card: ModelCard, rows: Sequence[Measured]) -> str:
     best = best_proven(onnx) or next(iter(onnx), None)
     if best is None:
         return _missing(card, "There is no ONNX file yet.", "export")
+    package, content = _reading(best.artifact)
     script = f"""import json
-import numpy as np
+{package}import numpy as np
 import onnxruntime
 from PIL import Image
 labels = json.load(open("card.json", encoding="utf-8"))["labels"]
-session = onnxruntime.InferenceSession({json.dumps(best.artifact.file)})
+session = onnxruntime.InferenceSession({content})
 image = Image.open("photo.jpg").convert("RGB")
 image = image.resize(({spec.width}, {spec.height}), Image.Resampling.BILINEAR)
 pixels = np.asarray(image, np.uint8)[np.newaxis]  # RGB, 0 to 255, [1, {spec.height}, {spec.width}, 3]
@@ -308,6 +310,20 @@ edgetl bench {folder}"""
         f"<pre>{escape(commands)}</pre><p>Or without edgetl, inside the model folder, "
         f"with numpy, Pillow and onnxruntime:</p><pre>{escape(script)}</pre>"
     )
+
+
+def _reading(artifact: Artifact) -> tuple[str, str]:
+    """Python for the name, or the content, of a file, and what it has to import for that."""
+    file = json.dumps(artifact.file)
+    match artifact.packed:
+        case None:
+            return "", file
+        case Packing.GZ:
+            return "import gzip\n", f'gzip.decompress(open({file}, "rb").read())'
+        case Packing.ZST:
+            return "import zstandard\n", f'zstandard.decompress(open({file}, "rb").read())'
+        case never:
+            assert_never(never)
 
 
 def _footer(card: ModelCard, rows: Sequence[Measured]) -> str:

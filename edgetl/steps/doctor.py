@@ -19,6 +19,7 @@ EXTRAS = {
     "train": "train, export and demo",
     "tflite": "TFLite files",
     "weights": "pretrained weights without a download",
+    "zst": "files packed with --packed zst",
 }
 LEAST_WEBP = "1.3.2"  # CVE-2023-4863: a crafted WebP file runs code in older ones
 LITTLE_DISK_GIB = 1.0

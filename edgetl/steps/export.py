@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 
 from edgetl.card import Artifact, Model
-from edgetl.config import ExportConfig, Precision
+from edgetl.config import ExportConfig, Packing, Precision
 from edgetl.errors import ExitCode
 from edgetl.files import remove_leftovers
 from edgetl.keras.classifier import open_layers
+from edgetl.packing import pack, packer
 from edgetl.progress import say, task
 from edgetl.quantize.goals import goals_of
 from edgetl.quantize.targets import CALIBRATED, wanted_pairs
 from edgetl.reference import read_calibration_pixels
 from edgetl.results import Explained, Parity, Tried
-from edgetl.steps.making import Sources, Variant, build, check_float, store
+from edgetl.steps.making import Built, Sources, Variant, build, check_float, store
 from edgetl.steps.promise import keep
+from edgetl.steps.thinning import Thinning, thinning_of
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,18 @@ def export(model: Model, config: ExportConfig) -> tuple[Model, Exported]:
     """
     goals = goals_of(config, model.card)
     pairs = wanted_pairs(config.format, config.precision)
+    if config.packed is not None:
+        packer(config.packed)  # refuses before any work
     remove_leftovers(model.folder)
+    thinning = thinning_of(config)
+    folder = config.data or model.data_folder
     pixels = None
-    if goals or any(precision in CALIBRATED for _, precision in pairs):
-        pixels = read_calibration_pixels(model, config.data or model.data_folder, config.calibration_images)
-    sources = Sources(open_layers(model), pixels, goals is not None and goals.start.reduced)
+    needed = goals is not None or any(precision in CALIBRATED for _, precision in pairs)
+    if needed or (thinning and (config.data or folder.is_dir())):
+        pixels = read_calibration_pixels(model, folder, config.calibration_images)
+    if thinning:
+        say(_what_thinning_is(thinning, config))
+    sources = Sources(open_layers(model), pixels, goals is not None and goals.start.reduced, thinning)
     if goals:
         model, kept = keep(model, config, goals, sources)
         return model, Exported(
@@ -58,11 +67,35 @@ def export(model: Model, config: ExportConfig) -> tuple[Model, Exported]:
     made = []
     with task("exporting", len(pairs)) as advance:
         for form, precision in pairs:
-            built = build(sources, model, Variant(form, precision))
+            built = build(
+                sources, model, Variant(form, precision, origin=sources.origin, packed=config.packed)
+            )
             if precision is Precision.FP32:
-                check_float(model, built, config.threads)
+                check_float(model, built, config.threads, sources.thinned.layers if thinning else None)
             model = store(model, built)
             made.append(model.artifact(built.variant.name))
-            say(f"{made[-1].file}: {made[-1].size_bytes / 1e6:.2f} MB")
+            say(f"{made[-1].file}: {size_in_words(made[-1])}{_if_packed(thinning, built)}")
             advance(1)
     return model, Exported(str(model.folder), tuple(made))
+
+
+def size_in_words(artifact: Artifact) -> str:
+    """The size that is stored, and what it is in memory where that differs."""
+    stored = f"{artifact.size_bytes / 1e6:.2f} MB"
+    return stored if artifact.packed is None else f"{stored}, {artifact.unpacked_bytes / 1e6:.2f} MB unpacked"
+
+
+def _what_thinning_is(thinning: Thinning, config: ExportConfig) -> str:
+    if config.packed is not None:
+        return f"{thinning.in_words()}: packed files get smaller; no engine gets faster by it"
+    return (
+        f"{thinning.in_words()}: only packed files get smaller by it, and no engine gets faster; "
+        "add --packed gz or zst, unless what sends the files packs them"
+    )
+
+
+def _if_packed(thinning: Thinning | None, built: Built) -> str:
+    """What a file that was thinned, but not packed, would weigh on its way."""
+    if thinning is None or built.variant.packed is not None:
+        return ""
+    return f", {len(pack(built.content, Packing.GZ)) / 1e6:.2f} MB as .gz; as fast as before"

@@ -139,7 +139,7 @@ class Formats:
 
     def build(self, recipe: Recipe, origin: Origin) -> bytes:
         """See `Workshop`."""
-        variant = Variant(self.form, Precision.INT8, recipe, origin)
+        variant = Variant(self.form, Precision.INT8, recipe, origin, self.config.packed)
         self.made[recipe, origin] = built = build(self.sources, self.model, variant)
         return built.content
 
@@ -151,13 +151,14 @@ class Formats:
         """The fastest file that keeps to all goals by the tuning images: int8 if any can."""
         precisions = precisions_for(self.form, self.config.precision)
         if Precision.INT8 in precisions:
-            search(self, self.tuning, self.goals.start, self._note_int8)
+            search(self, self.tuning, self.goals.start, self._note_int8, self.sources.origin)
             found = self._fitting()
             if found:
                 return found
         for precision in (Precision.W8A32, Precision.FP16, Precision.FP32):
             if precision in precisions:
-                self._note(build(self.sources, self.model, Variant(self.form, precision)))
+                variant = Variant(self.form, precision, origin=self.sources.origin, packed=self.config.packed)
+                self._note(build(self.sources, self.model, variant))
         return self._fitting()
 
     def told(self, chosen: Sequence[Built]) -> Iterator[Tried]:
@@ -198,7 +199,7 @@ class Formats:
             format=str(self.form),
             precision=str(variant.precision),
             recipe=variant.in_words(self.sources.names),
-            size_bytes=len(built.content),
+            size_bytes=len(built.stored),
             latency_ms=latency_ms,
             images=len(self.tuning.labels),
             images_run=seen.images_run,
@@ -206,7 +207,7 @@ class Formats:
             helpful=seen.helpful,
             divergence=seen.divergence,
             expected_upper_points=100 * seen.expected_upper,
-            misses=self.goals.misses(keeps=seen.keeps, size_bytes=len(built.content), latency_ms=latency_ms),
+            misses=self.goals.misses(keeps=seen.keeps, size_bytes=len(built.stored), latency_ms=latency_ms),
             chosen=False,
         )
         self.looked_at.append((built, tried))

@@ -12,7 +12,6 @@ from edgetl.card import (
     KERAS,
     KERAS_FILE,
     REFERENCE_FILE,
-    SCHEMA_VERSION,
     DataSummary,
     Model,
     ModelCard,
@@ -20,6 +19,7 @@ from edgetl.card import (
     RoleSummary,
     TrainingSummary,
 )
+from edgetl.card_versions import SCHEMA_VERSION
 from edgetl.config import DataConfig, Recipe, TrainConfig
 from edgetl.dataset import Dataset, Images, Role, role_fingerprint
 from edgetl.engines import run_batches
