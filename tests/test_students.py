@@ -251,7 +251,7 @@ def test_a_rival_is_listed_and_never_chosen(trained_once, tmp_path):
     assert {one.name for one in model.card.artifacts} == {"onnx-int8", "tflite-int8"}
     assert str(tmp_path) not in repr(model.card.compression.settings)
     section = compressed(model.card)
-    assert f"<b>{SMALL}</b>" in section
+    assert f">{SMALL}</small>" in section
     assert "no rival with a name" in section
     assert _row(rival)[0] == SMALL
     assert _row(rival)[-1] == "keeps"
