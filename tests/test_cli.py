@@ -22,6 +22,7 @@ from edgetl.config import (
     BenchConfig,
     Block,
     CacheConfig,
+    CompressConfig,
     DataConfig,
     DemoConfig,
     DriftConfig,
@@ -133,6 +134,16 @@ TYPED = [
     ("predict MODEL a.jpg b", (M, ["a.jpg", "b"], PredictConfig())),
     ("predict MODEL - -o rows.csv --top 3", (M, ["-"], PredictConfig(output="rows.csv", top=3))),
     ("predict MODEL -- -odd.jpg", (M, ["-odd.jpg"], PredictConfig())),
+    ("compress MODEL -o out", (M, O, CompressConfig(), None)),
+    (
+        "compress MODEL data -o out --max-drop 2% --max-size 800KB --macs 50 --minutes 5 --resume",
+        (
+            M,
+            O,
+            CompressConfig(max_drop="2%", max_size="800KB", macs=50.0, minutes=5.0, resume=True),
+            Path("data"),
+        ),
+    ),
     ("drift MODEL out", (M, O, DriftConfig())),
     (
         "drift MODEL out --reference data --tolerance 0.05 --vectors 200 --seed 3",
@@ -181,6 +192,8 @@ WRONG_USAGE = {
     "verify MODEL --max-drop nan": "Invalid value for '--max-drop'",
     "verify MODEL --max-drop much": "Invalid value for '--max-drop'",
     "verify MODEL -a onnx-int4": "It has: onnx-fp32.",
+    "compress MODEL": "Missing option '--output'",
+    "compress MODEL -o out --cut block9": "Invalid value for '--cut'",
     "drift MODEL": "Missing argument 'RESULTS'",
     "drift MODEL rows.csv --tolerance 0": "Invalid value for '--tolerance'",
     "train data": "Missing option '--output'",

@@ -24,7 +24,7 @@ from edgetl.steps.predict import predict
 from edgetl.steps.verify import verify
 
 LOOSE = "25"  # points: what the few certification images of the drawn shapes can prove
-QUICK = {"max_drop": LOOSE, "epochs": 3, "pictures": 2}
+QUICK = {"max_drop": LOOSE, "epochs": 3, "pictures": 2, "rate": 1e-3}
 
 
 def quick(**settings):
@@ -219,7 +219,7 @@ def test_a_damaged_attempt_is_made_again(tmp_path, trained_once):
 
 def test_the_command_tells_what_was_tried_and_proven(trained_once, tmp_path):
     arguments = ["compress", str(trained_once), "-o", str(tmp_path / "small"), "--max-drop", LOOSE]
-    arguments += ["--keep", "0.5", "--epochs", "2", "--pictures", "2"]
+    arguments += ["--keep", "0.5", "--epochs", "3", "--pictures", "2", "--rate", "1e-3"]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     assert "32-32-64-64" in shown.stdout
