@@ -78,7 +78,11 @@ def _row(attempt: "Attempt") -> tuple[str, ...]:
         f"{100 * attempt.tuning_accuracy:.1f} %",
         f"{attempt.harmful} / {attempt.helpful} of {attempt.images}",
         f"{attempt.expected_upper_points:.2f}",
-        f"misses {' and '.join(attempt.misses)}"
-        if attempt.misses
-        else ("chosen" if attempt.chosen else "keeps"),
+        _standing(attempt),
     )
+
+
+def _standing(attempt: "Attempt") -> str:
+    if attempt.misses:
+        return "chosen, certification decides" if attempt.chosen else f"misses {' and '.join(attempt.misses)}"
+    return "chosen" if attempt.chosen else "keeps"
