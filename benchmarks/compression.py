@@ -33,7 +33,6 @@ LADDER = {  # name and options of each rung
     "800 kB, fast": ("--max-size", "800KB", "--macs"),
     "800 kB": ("--max-size", "800KB"),
     "25 %": ("--keep", "0.25"),
-    "35 %": ("--keep", "0.35"),
 }
 STUDENTS = "mobilenet_v2,mobilenet_v2_035,mobilenet_v3_small,efficientnet_b0,efficientnet_lite0"
 BESIDE, RIVALS = "25 %", "rivals"  # the rung that rivals learn beside, and their folder
@@ -124,7 +123,7 @@ def folder_of(case: Case, work: Path) -> Path:
 def facts(model: Path) -> dict:
     """What the card says, in numbers."""
     found = card(model)
-    compression = found["compression"]
+    compression = found.get("compression")
     training = found["training"]
     return {
         "accuracy": found["scores"]["keras"]["accuracy"],
