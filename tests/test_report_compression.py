@@ -241,3 +241,12 @@ def test_the_saving_is_that_of_the_multiply_adds(channels):
     card = replace(card, compression=known, network=replace(card.network, widths=tuple(channels)))
     (_, _, a, b), (_, _, _, c) = conv_shapes(Block.BLOCK1, channels)
     assert saving(card) == pytest.approx((3 * 64 + 64 * 64) / (a * b + b * c))
+
+
+def test_a_network_that_tuning_images_could_not_judge_is_left_to_certification(tmp_path):
+    card = small_card(tmp_path)
+    known = card.compression
+    attempts = tuple(replace(one, misses=("drop",) if one.chosen else one.misses) for one in known.attempts)
+    shown = page(replace(card, compression=replace(known, attempts=attempts)), {})
+    assert "certification decided" in shown
+    assert "fastest that keeps to all goals" not in shown

@@ -148,7 +148,9 @@ def _count(attempts: Sequence[Attempt]) -> str:
     count = f"{len(attempts)} networks were" if len(attempts) > 1 else "One network was"
     own = [one for one in attempts if not one.student]
     fastest = "; chosen is the fastest that keeps to all goals" if len(own) > 1 else "; it keeps to all goals"
-    if len(own) < len(attempts):
+    if any(one.chosen and one.misses for one in attempts):
+        fastest = "; they could not tell whether it keeps the drop, so certification decided"
+    elif len(own) < len(attempts):
         fastest = "; chosen is the fastest that keeps to all goals and is no rival with a name"
     chosen = any(one.chosen for one in attempts)
     return (
@@ -203,6 +205,8 @@ def _line(index: int, one: Attempt) -> list[str]:
 
 
 def _outcome(one: Attempt) -> str:
+    if one.chosen and one.misses:
+        return two('<span class="badge pass">✓ chosen</span>', "certification decided")
     if one.misses:
         return two('<span class="badge fail">✗ misses</span>', " and ".join(one.misses))
     return '<span class="badge pass">✓ chosen</span>' if one.chosen else "keeps"
