@@ -47,7 +47,7 @@ def test_requirements_are_those_of_the_package():
     asked = {(one.extra, one.package): one.wanted for one in requirements()}
     assert asked["", "numpy"].startswith(">=")
     assert ("train", "tensorflow") in asked
-    assert {extra for extra, _ in asked} == {"", "train", "tflite", "weights", "zst"}
+    assert {extra for extra, _ in asked} == {"", "train", "tflite", "weights", "zst", "remote", "ray"}
 
 
 def test_a_healthy_core_is_found_healthy(monkeypatch):

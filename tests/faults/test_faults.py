@@ -63,9 +63,8 @@ def test_memory_does_not_grow_with_the_number_of_images():
     counts = inject("memory", 6000)
     assert counts["images"] == 6000
     assert counts["peak, MiB"] < 600
-    assert (
-        abs(counts["slope of their own memory, MiB per 1,000 images"]) < 4
-    )  # 100 bytes kept for each image would be 0.1
+    # Decoders that end before the job does make it fall; an image that stays, decoded, would be 12 MiB per 1,000.
+    assert counts["slope of their own memory, MiB per 1,000 images"] < 6
 
 
 def test_lost_nodes_of_a_cluster_lose_no_rows():
