@@ -378,7 +378,7 @@ def test_two_runs_cannot_make_the_same_model(killed, shapes):
 
     with (killed.with_name("model.partial") / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="Another edgetl train"):
+        with pytest.raises(UsageError, match="Another edgetl is at work"):
             train(shapes, killed, quick())
 
 
