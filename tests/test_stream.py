@@ -34,7 +34,7 @@ from edgetl.errors import DataError, MissingExtra, StorageError, UsageError
 from edgetl.images import Refusal
 from edgetl.rows import read_parquet
 from edgetl.steps.predict import predict
-from edgetl.stream import jobs, journal, run, tuning
+from edgetl.stream import jobs, journal, tuning
 from edgetl.stream.digest import rows_digest
 from edgetl.stream.items import Kind, read
 from edgetl.stream.journal import Journal, _read_log, sole_writer
@@ -191,21 +191,30 @@ def _interrupt_after(monkeypatch, parts: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_asked_to_stop_it_keeps_what_is_done(model, photos, undisturbed, tmp_path, monkeypatch, number):
+def test_asked_to_stop_it_keeps_what_is_done(model, photos, undisturbed, tmp_path, number):
     """Nothing was committed yet when the signal comes, and yet nothing that was classified is lost."""
-    original, seen = run.predictions, itertools.count(1)
-
-    def signalled(batch, network):
-        if next(seen) == 3:
-            os.kill(os.getpid(), number)
-        return original(batch, network)
-
-    monkeypatch.setattr(run, "predictions", signalled)
-    with pytest.raises(KeyboardInterrupt):
-        predict(model, [str(photos)], config_for(tmp_path / "rows", shard_rows=1000))
-    monkeypatch.undo()
+    code = (
+        "import itertools, os, signal, sys\n"
+        "from edgetl.cli import main\n"
+        "from edgetl.stream import run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever runs tests may ignore them
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "original, seen, number = run.predictions, itertools.count(1), int(sys.argv.pop())\n"
+        "def signalled(batch, network):\n"
+        "    if next(seen) == 3:\n"
+        "        os.kill(os.getpid(), number)\n"
+        "    return original(batch, network)\n"
+        "run.predictions = signalled\n"
+        "main()"
+    )
+    command = ["predict", model.folder, photos, "-o", f"{tmp_path}/rows/", "--shard-rows", 1000, int(number)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)],
+        check=False, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, "Run the command again" in done.stderr) == (130, True), done.stderr
     summary = predict(model, [str(photos)], config_for(tmp_path / "rows", shard_rows=1000))
-    assert summary.resumed >= 48
+    assert 48 <= summary.resumed < COUNT
     assert summary.digest == digest_of(undisturbed)
 
 
