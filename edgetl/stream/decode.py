@@ -35,12 +35,13 @@ class Batch:
 
 
 def in_processes(
-    tasks: Iterator[Loaded], how: Decoding, batch: int, wants_to_stop: Callable[[], bool]
+    tasks: Iterator[Loaded | None], how: Decoding, batch: int, wants_to_stop: Callable[[], bool]
 ) -> Iterator[Batch]:
     """Batches that begin at multiples of `batch`, as soon as they are whole. `how.slots` is a multiple too.
 
     Which images share a batch depends on the plan alone, so that their figures do not depend on when a job
-    was interrupted or what was refused. Raises `Stopped` when asked to.
+    was interrupted or what was refused. `tasks` may give None where it has nothing yet.
+    Raises `Stopped` when asked to.
     """
     pool = Pool(how, tasks)
     try:

@@ -202,9 +202,10 @@ def _on_ray(
     wants_to_stop: Callable[[], bool],
 ) -> Iterator[Classified]:
     from edgetl.stream import on_ray
+    from edgetl.stream.node import Work
 
     artifact = run.ready.artifact
-    work = on_ray.Work(
+    work = Work(
         content=run.ready.model.read(artifact),
         artifact=artifact,
         labels=run.ready.model.card.labels,

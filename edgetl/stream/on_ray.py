@@ -17,65 +17,18 @@ from typing import Any
 
 import ray
 
-from edgetl.card import Artifact
-from edgetl.config import PredictConfig
 from edgetl.errors import DataError, UsageError
 from edgetl.progress import say
-from edgetl.refusals import Refusal
-from edgetl.rows import Row
-from edgetl.stream import decode, jobs, run
 from edgetl.stream.decode import Stopped
-from edgetl.stream.items import UNKNOWN, Item, Kind
-from edgetl.stream.pool import Decoding
+from edgetl.stream.items import Item
+from edgetl.stream.node import Node, Work
 from edgetl.stream.run import Classified, Meter
-from edgetl.stream.sources import loaded
 
-_CALLS = 2  # that an actor holds: one begins while the last images of another are classified
+_CALLS = 2  # that an actor holds: decoders begin with one while the last images of another are classified
 _MOST_ATTEMPTS = 5
 _LOOK_SECONDS = 0.2
 _RECRUIT_SECONDS = 5.0
 _KNOCK_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every actor is told once."""
-
-    content: bytes  # of the artifact
-    artifact: Artifact
-    labels: tuple[str, ...]
-    config: PredictConfig
-    how: Decoding
-    batch: int
-    shard_rows: int
-
-
-class Actor:
-    """One CPU of the cluster: a network and, while it works, decoders."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._network = jobs.network_of(work.content, work.artifact, work.labels, work.config, parallel=1)
-
-    def classify(self, numbered: list[tuple[int, Item]]) -> tuple[list[Row], Meter]:
-        """Rows of neighbours in the plan, in order."""
-        work, meter = self._work, Meter()
-        tasks = loaded(iter(numbered), work.config.column)
-        batches = decode.in_processes(tasks, work.how, work.batch, lambda: False)
-        rows = [row for _, rows in run.classified(batches, self._network, meter) for row in rows]
-        _refuse_blindness(numbered, rows)
-        return rows, meter
-
-
-def _refuse_blindness(numbered: list[tuple[int, Item]], rows: list[Row]) -> None:
-    """Files that were there when the job was planned, and of which a node sees none."""
-    pairs = zip(numbered, rows, strict=True)
-    there = [row for (_, item), row in pairs if item.kind is Kind.FILE and item.stamp != UNKNOWN]
-    if there and all(row["reason"] == Refusal.MISSING for row in there):
-        raise DataError(
-            f"The node {os.uname().nodename} sees none of {len(there)} images, such as {there[0]['path']}.",
-            "Put images where all nodes see them under the same path, or name addresses (s3://...).",
-        )
 
 
 @dataclass
@@ -100,7 +53,7 @@ class _Crew:
         self.looked = now
         wanted = int(ray.cluster_resources().get("CPU", 0))
         while len(self.actors) < wanted:
-            self.actors.append(_REMOTE(Actor).remote(self.told))
+            self.actors.append(_REMOTE(Node).remote(self.told))
 
     def idle(self) -> Any | None:
         """The actor with the fewest calls, if it can hold another."""

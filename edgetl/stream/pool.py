@@ -1,5 +1,6 @@
 """Decoder processes and the memory they share: images in, pixels out, whatever the images do."""
 
+import itertools
 import json
 import math
 import mmap
@@ -35,6 +36,7 @@ _ATTEMPTS = 2  # an image is to blame when it takes two workers with it
 _FAILED_STARTS = 5
 _LONGEST_START_SECONDS = 60.0
 _JOIN_SECONDS = 2.0
+_STARVED_SECONDS = 0.02  # until a source of tasks that had none is asked again
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,15 @@ class _Worker:
 class Pool:
     """Workers and a thread that keeps them busy.
 
-    `pixels` is shared memory, uint8 RGB [slots, H, W, 3]; image n lies in row n % slots until it is released.
-    `results` gives every image as it is done, None at the end, or what went wrong with the work itself.
+    `tasks` may give None where it has nothing yet; it is asked again soon. `pixels` is shared memory,
+    uint8 RGB [slots, H, W, 3]; image n lies in row n % slots until it is released. `results` gives every
+    image as it is done, None at the end, or what went wrong with the work itself.
     """
 
-    def __init__(self, how: Decoding, tasks: Iterator[Loaded]) -> None:
+    def __init__(self, how: Decoding, tasks: Iterator[Loaded | None]) -> None:
         self._how = how
-        self._tasks = enumerate(tasks)
+        self._tasks = tasks
+        self._numbers = itertools.count()
         size = how.slots * how.height * how.width * 3
         self._file = _shared_file()
         self._file.truncate(size)
@@ -101,6 +105,7 @@ class Pool:
         self._closed = False
         self._waiting: deque[_Task] = deque()  # given back by workers that died, or not given yet
         self._exhausted = False
+        self._starved = False
         self._failed_starts = 0
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
@@ -177,12 +182,18 @@ class Pool:
 
     def _upcoming(self) -> _Task | None:
         """The first task that waits, after fetching one if none does and there is room for its pixels."""
-        while not self._waiting and not self._exhausted:
-            entry = next(self._tasks, None)
-            if entry is None:
+        self._starved = False
+        while not self._waiting and not (self._exhausted or self._starved):
+            try:
+                loaded = next(self._tasks)
+            except StopIteration:
                 self._exhausted = True
                 break
-            number, (position, item, content) = entry
+            if loaded is None:
+                self._starved = True
+                break
+            number = next(self._numbers)
+            position, item, content = loaded
             if isinstance(content, Refused):
                 self.results.put(Done(number, position, item, content))
             else:
@@ -194,7 +205,8 @@ class Pool:
     def _listen(self) -> None:
         now = time.monotonic()
         until = min((self._deadline(worker) for worker in self._workers), default=now)
-        for key, _ in self._selector.select(max(min(until - now, _LONGEST_START_SECONDS), 0.0)):
+        longest = _STARVED_SECONDS if self._starved else _LONGEST_START_SECONDS
+        for key, _ in self._selector.select(max(min(until - now, longest), 0.0)):
             if key.data is None:
                 self._woken.recv(4096)
             elif key.data in self._workers:

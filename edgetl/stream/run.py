@@ -63,7 +63,7 @@ def classified(batches: Iterator[Batch], network: Network, meter: Meter) -> Iter
         try:
             while (batch := _next(batches, meter)) is not None:
                 own = replace(batch, pixels=batch.pixels.copy())  # the next batch takes the place of this one
-                pending.append((own, pool.submit(_rows, own, network)))
+                pending.append((own, pool.submit(rows_of, own, network)))
                 if len(pending) > network.parallel:
                     yield _settled(*pending.popleft(), meter)
         except Stopped:
@@ -72,7 +72,8 @@ def classified(batches: Iterator[Batch], network: Network, meter: Meter) -> Iter
         yield from (_settled(*entry, meter) for entry in pending)
 
 
-def _rows(batch: Batch, network: Network) -> list[Row]:
+def rows_of(batch: Batch, network: Network) -> list[Row]:
+    """One for each image of a batch, in order. Raises as `predictions`."""
     return [row_of(prediction, network.extras) for prediction in predictions(batch, network)]
 
 

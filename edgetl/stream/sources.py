@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import overload
 
 from edgetl import images
 from edgetl.errors import DataError, UsageError
@@ -108,16 +109,27 @@ def _is_unmatched_pattern(item: Item) -> bool:
 Loaded = tuple[int, Item, bytes | Refused | None]
 
 
-def loaded(numbered: Iterable[tuple[int, Item]], column: str | None) -> Iterator[Loaded]:
+@overload
+def loaded(numbered: Iterable[tuple[int, Item]], column: str | None) -> Iterator[Loaded]: ...
+@overload
+def loaded(numbered: Iterable[tuple[int, Item] | None], column: str | None) -> Iterator[Loaded | None]: ...
+def loaded(numbered: Iterable[tuple[int, Item] | None], column: str | None) -> Iterator[Loaded | None]:
     """Items with their bytes where the process that planned has to read them; None: whoever decodes, reads.
 
     Cells come from one reader that moves forward through its table; addresses are fetched ahead, 16 at once.
+    None among the items, nothing yet, comes after all that was before it.
     """
     pending: deque[tuple[int, Item, Future[bytes | Refused] | bytes | Refused | None]] = deque()
     reader = _CellReader(column)
     pool = ThreadPoolExecutor(_FETCHES, thread_name_prefix="edgetl-fetch")
     try:
-        for number, item in numbered:
+        for entry in numbered:
+            if entry is None:
+                while pending:
+                    yield _settled(pending.popleft())
+                yield None
+                continue
+            number, item = entry
             match item.kind:
                 case Kind.REMOTE:
                     pending.append((number, item, pool.submit(remote.fetch, item)))
