@@ -23,6 +23,7 @@ from other_cpus_emulator import CPUS, USUAL, Emulated, set_up
 from edgetl.card import Artifact, Model
 from edgetl.config import Format, Precision, VerifyConfig
 from edgetl.engines import open_classifier, run_batches
+from edgetl.engines.onnx import EXACT_SUMS
 from edgetl.errors import CheckFailed, EdgetlError, ExitCode, ModelFolderError, UsageError
 from edgetl.images import PREPROCESSING_VERSION
 from edgetl.machine import instruction_set
@@ -123,8 +124,8 @@ def measure(
         here = run_batches(classifier, drawn.pixels, config.batch, artifact.name)
         rows.append(row_of(model, artifact, instruction_set(), drawn, here, None, config.max_drop))
         for other in emulated:
-            if other.cpu.session_options and artifact.format is not Format.ONNX:
-                continue  # they are ONNX Runtime's
+            if other.cpu.as_it_comes and artifact.format is not Format.ONNX:
+                continue  # LiteRT is opened as it comes
             there = answers(model, artifact, other, drawn, chosen.work)
             rows.append(row_of(model, artifact, other.cpu.words, drawn, there, here, config.max_drop))
     return rows
@@ -197,9 +198,11 @@ def answers(
 
 
 def session_options(artifact: Artifact, other: Emulated) -> tuple[str, ...]:
-    """Those with which edgetl/engines/onnx.py opens the file, and those that the CPU's line is about."""
-    own = ("session.disable_quant_qdq=1",) if artifact.precision is Precision.W8A32 else ()
-    return own + other.cpu.session_options
+    """Those with which edgetl/engines/onnx.py opens the file, or none."""
+    if other.cpu.as_it_comes:
+        return ()
+    floats = ("session.disable_quant_qdq=1",) if artifact.precision is Precision.W8A32 else ()
+    return ("=".join(EXACT_SUMS), *floats)
 
 
 def key_of(model: Model, artifact: Artifact, other: Emulated, drawn: Drawn) -> str:

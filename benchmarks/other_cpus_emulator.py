@@ -47,7 +47,7 @@ class Cpu:
     shows: tuple[str, ...]  # features as numpy names them
     lacks: tuple[str, ...]
     part: str = ""  # of /proc/cpuinfo on arm64
-    session_options: tuple[str, ...] = ()  # of ONNX Runtime, KEY=VALUE
+    as_it_comes: bool = False  # ONNX Runtime with its defaults, not as edgetl opens it
 
 
 HASWELL = Cpu(
@@ -71,9 +71,9 @@ OTHERS = (
     HASWELL,
     replace(
         HASWELL,
-        name="haswell-u8u8",
-        words="Haswell, session.x64quantprecision=1",
-        session_options=("session.x64quantprecision=1",),
+        name="haswell-plain",
+        words="Haswell, ONNX Runtime's defaults",
+        as_it_comes=True,
     ),
     ARM64,
     replace(
