@@ -149,14 +149,17 @@ def tried(bench: Bench, idea: Idea, start: list[np.ndarray]) -> list[tuple[str, 
     seconds = f"{time.perf_counter() - began:.0f}"
     lines = [(bench.name, idea.name, *scores(bench), f"{bench.linear.fit.tuning_loss - best:+.3f}", seconds)]
     after = [variable.numpy() for variable in bench.model.trainable_variables]
-    averaged = []
-    for share in AVERAGES:
-        set_weights(
-            bench, [(1 - share) * one + share * other for one, other in zip(start, after, strict=True)]
-        )
-        averaged.append((*scores(bench), share))
-    loss, tuning, test, share = min(averaged)
-    lines.append((bench.name, f"{idea.name}, averaged {share}", loss, tuning, test, "", ""))
+    mixed = {
+        share: [(1 - share) * one + share * other for one, other in zip(start, after, strict=True)]
+        for share in AVERAGES
+    }
+    losses = {}
+    for share, weights in mixed.items():
+        set_weights(bench, weights)
+        losses[share] = tuning_scores(bench)[0]
+    best_share = min(losses, key=losses.__getitem__)
+    set_weights(bench, mixed[best_share])
+    lines.append((bench.name, f"{idea.name}, averaged {best_share}", *scores(bench), "", ""))
     for line in lines:
         print(line, flush=True)
     return lines
@@ -185,7 +188,7 @@ def run(bench: Bench, idea: Idea) -> float:
             rate.assign(idea.rate * rising * 0.5 * (1 + math.cos(math.pi * done / steps)))
             step(tf.constant(inputs), tf.constant(wanted, tf.float32), rate)
             done += 1
-        losses.append(float(scores(bench)[0]))
+        losses.append(tuning_scores(bench)[0])
     return min(losses)
 
 
@@ -230,13 +233,19 @@ def set_weights(bench: Bench, values: list[np.ndarray]) -> None:
         variable.assign(value)
 
 
-def scores(bench: Bench) -> tuple[str, str, str]:
-    """Tuning loss, tuning accuracy and test accuracy as shown."""
+def tuning_scores(bench: Bench) -> tuple[float, float]:
+    """Loss and accuracy on the tuning images."""
     logits = in_batches(bench.model.predict_on_batch, bench.inputs.tuning)
     losses, accuracy = losses_of(logits, bench.dataset.roles[Role.TUNING].labels)
+    return float(losses.mean()), float(accuracy)
+
+
+def scores(bench: Bench) -> tuple[str, str, str]:
+    """Tuning loss, tuning accuracy and test accuracy as shown."""
+    loss, accuracy = tuning_scores(bench)
     found = in_batches(bench.model.predict_on_batch, bench.certification).argmax(axis=1)
     right = (found == bench.dataset.roles[Role.CERTIFICATION].labels).mean()
-    return f"{losses.mean():.4f}", f"{100 * accuracy:.1f}", f"{100 * right:.2f}"
+    return f"{loss:.4f}", f"{100 * accuracy:.1f}", f"{100 * right:.2f}"
 
 
 if __name__ == "__main__":
