@@ -10,7 +10,7 @@ from pathlib import Path
 from batch import make_small
 from common import ROOT, publish, table
 
-COUNT = 4000
+COUNT = 16_000  # some work, as actors take seconds to start
 ROUNDS = 3
 
 
@@ -71,7 +71,7 @@ def main() -> None:
         for name, values in found.items()
     ]
     text = (
-        f"{COUNT} JPEG files of 128 x 128 with models/demo, nodes of one CPU each on this machine, {ROUNDS} rounds in "
+        f"{COUNT:,} JPEG files of 128 x 128 with models/demo, nodes of one CPU each on this machine, {ROUNDS} rounds in "
         "turn; seconds from the first actor asked for to the last row committed, so the start of actors counts. "
         f"{'All digests equal that of the local engine' if len(digests) == 1 else 'DIGESTS DIFFER'}. "
         f"Two nodes are {statistics.median(ratios):.2f} times as fast as one (each round: "
