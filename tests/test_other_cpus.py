@@ -218,12 +218,16 @@ def test_answers_of_other_files_and_cpus_are_not_mixed_up(plain):
 def test_files_are_opened_as_the_engine_opens_them(plain):
     from other_cpus import session_options
 
+    from edgetl.engines.onnx import session_of
+
     onnx = Model.open(DEMO).card.artifacts[0]
     exact = "session.x64quantprecision=1"
     assert session_options(onnx, plain) == (exact,)
     floats = (exact, "session.disable_quant_qdq=1")
     assert session_options(replace(onnx, precision=Precision.W8A32), plain) == floats
     assert session_options(onnx, replace(plain, cpu=replace(plain.cpu, as_it_comes=True))) == ()
+    opened = session_of(Model.open(DEMO).read(onnx)).get_session_options()
+    assert opened.get_session_config_entry("session.x64quantprecision") == "1"
 
 
 def test_a_child_that_dies_is_reported_with_its_last_words(plain, tmp_path, monkeypatch, capsys):
