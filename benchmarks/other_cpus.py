@@ -88,7 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.only_print:
         print(text)
     else:
-        publish("other-cpus", "The same file on other CPUs", text)
+        section = "other-cpus" + (f"-{chosen.section}" if chosen.section else "")
+        publish(section, f"The same file on other CPUs{chosen.section and ': ' + chosen.section}", text)
     return int(exit_code_of(rows))
 
 
@@ -108,6 +109,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, help="where the data folder is now (default: where it was at training)"
     )
+    parser.add_argument("--section", default="", help="of docs/benchmarks.md, for more than one such table")
     parser.add_argument("--only-print", action="store_true", help="leave docs/benchmarks.md alone")
     return parser.parse_args(arguments)
 
