@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--images", type=int, default=2000, help="tuning images at most")
     parser.add_argument("--max-drop", type=float, default=2.0, help="points")
+    parser.add_argument("--without-speed", action="store_true", help="where other programs use the CPUs")
     settings = parser.parse_args()
     python = environment(settings.work / "nncf")
     rows, ratios, counts = [], [], []
@@ -410,6 +411,11 @@ def ratio(network: str, results: list[Result], found: list[PairedDrop]) -> str:
     return f"- {network}: {'; '.join(parts)}."
 
 
+def without_speed(row: tuple[str, ...]) -> tuple[str, ...]:
+    """All columns but images/s and x float32."""
+    return row[:5] + row[7:]
+
+
 def text(
     rows: list[tuple[str, ...]], ratios: list[str], counts: list[str], settings: argparse.Namespace
 ) -> str:
@@ -419,6 +425,14 @@ def text(
         "evaluations", "seconds", "how",
     )  # fmt: skip
     nncf = json.loads((settings.work / "emoji-as-trained" / "nncf.json").read_text(encoding="utf-8"))
+    if settings.without_speed:
+        header, rows = without_speed(header), [without_speed(row) for row in rows]
+    speeds = (
+        "Speeds are left out: other programs used the CPUs in this run. "
+        if settings.without_speed
+        else f"Images/s and *x float32*: ONNX Runtime {version('onnxruntime')}, batch {IMAGES_AT_ONCE}, medians of "
+        f"{ROUNDS} rounds in which all run in turn. "
+    )
     return (
         f"Heads trained on the VGG16 trunk, as float32 ONNX files. All get the same file, the same images and "
         f"{settings.max_drop:g} points of drop ({'; '.join(counts)}). *Unequal channels*: every convolution's "
@@ -427,9 +441,8 @@ def text(
         f"of {PAIR_NAME} carry the same feature and are read with weights {CANCELLED:g} times as large as their "
         "sum: factors for channels only divide the harm between the two convolutions.\n\n"
         "*Drop* in points against the float32 file and *at most*, its exact one-sided 95 % bound, are those of "
-        "certification images, which nobody chose by. *int8 convolutions*, images/s and *x float32*: ONNX "
-        f"Runtime {version('onnxruntime')}, batch {IMAGES_AT_ONCE}, medians of {ROUNDS} rounds in which all run "
-        "in turn. *Evaluations*: images run to choose by, for each tuning image, those of the float32 network and "
+        f"certification images, which nobody chose by. {speeds}"
+        "*Evaluations*: images run to choose by, for each tuning image, those of the float32 network and "
         "of sensitivity or ranking included, calibration and training not. *Seconds* are from the float32 file "
         "to the int8 file. The machine was shared: take times as rough.\n\n"
         f"NNCF {nncf['version']} ran on its ONNX backend with default settings, ranking by up to 300 images. It is "
