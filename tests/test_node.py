@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tiny import make_image, make_tiny_model
+from tiny import make_photos, make_tiny_model
 
 from edgetl.card import Model
 from edgetl.config import PredictConfig
@@ -18,7 +18,6 @@ from edgetl.stream.pool import Decoding
 from edgetl.stream.sources import inputs_of, items_of
 
 COUNT, BATCH = 90, 8
-COLOURS = ("red", "green", "blue")
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +27,7 @@ def model(tmp_path_factory) -> Model:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(COUNT):
-        path = folder / f"{number:03d}.png"
-        if number % 7 == 3:
-            path.write_bytes(b"no image")
-        else:
-            make_image(path, COLOURS[number % 3], number)
-    return folder
+    return make_photos(tmp_path_factory.mktemp("photos"), COUNT)
 
 
 @pytest.fixture
@@ -79,10 +71,9 @@ def test_overlapping_calls_have_the_rows_of_a_job_and_one_decoder(model, photos,
 
 def test_the_end_of_a_plan_need_not_fill_a_batch(photos, node):
     plan = numbered(photos)
-    rows, _ = node.classify(plan[80:])
-    assert [row["path"] for row in rows] == [item.path for _, item in plan[80:]]
-    rows, _ = node.classify(plan[:16])  # and another part may follow
-    assert [row["path"] for row in rows] == [item.path for _, item in plan[:16]]
+    for part in (plan[80:], plan[4:20], plan[:16]):  # nor a part begin with one; and another may follow
+        rows, _ = node.classify(part)
+        assert [row["path"] for row in rows] == [item.path for _, item in part]
 
 
 def test_a_node_that_sees_no_image_says_so(photos, tmp_path, node):

@@ -23,7 +23,8 @@ import pytest
 from faults import killers
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import add_onnx, make_image, make_tiny_model, tiny_onnx
+from tiny import PHOTO_COLOURS as COLOURS
+from tiny import add_onnx, make_image, make_photos, make_tiny_model, tiny_onnx
 from typer.testing import CliRunner
 
 from edgetl import rows
@@ -42,7 +43,6 @@ from edgetl.stream.limits import limits_of, slots_of
 from edgetl.stream.plan import read_plan, write_plan
 from edgetl.stream.sources import inputs_of, items_of
 
-COLOURS = ("red", "green", "blue")
 COUNT = 90  # more than are done at once
 
 
@@ -53,15 +53,8 @@ def model(tmp_path_factory) -> Model:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Ninety images in colours by turns; every seventh is no image."""
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(COUNT):
-        path = folder / f"{number:03d}.png"
-        if number % 7 == 3:
-            path.write_bytes(b"no image %d" % number)
-        else:
-            make_image(path, COLOURS[number % 3], number)
-    return folder
+    """Ninety images; every seventh is none."""
+    return make_photos(tmp_path_factory.mktemp("photos"), COUNT)
 
 
 @pytest.fixture(scope="module")

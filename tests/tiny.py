@@ -38,6 +38,7 @@ from edgetl.statistics import Verdict
 
 LABELS = ("blue", "green", "red")
 IMAGES_PER_SPLIT = {"train": 8, "val": 4, "test": 6}  # of each class, in a data folder
+PHOTO_COLOURS = ("red", "green", "blue")
 OPSET = 17
 IR_VERSION = 8
 
@@ -149,6 +150,17 @@ def make_image(path: Path, label: str, seed: int = 0, side: int = 24) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST).save(path, "PNG")
     return path
+
+
+def make_photos(folder: Path, count: int) -> Path:
+    """Images 000.png and so on, red, green and blue by turns; of every seven the fourth is no image."""
+    for number in range(count):
+        path = folder / f"{number:03d}.png"
+        if number % 7 == 3:
+            path.write_bytes(b"no image %d" % number)
+        else:
+            make_image(path, PHOTO_COLOURS[number % 3], number)
+    return folder
 
 
 def make_data(folder: Path, labels=LABELS) -> Path:

@@ -64,14 +64,14 @@ class Node:
     def classify(self, numbered: Numbered) -> tuple[list[Row], Meter]:
         """Rows of neighbours in the plan, in order. Raises `DataError` where no file is to be seen."""
         call = _Call(numbered)
-        if len(numbered) % self._work.batch == 0:
+        if numbered[0][0] % self._work.batch == len(numbered) % self._work.batch == 0:
             with self._lock:
                 if self._failed is not None:
                     raise self._failed
                 self._calls.append(call)
                 self._given.put(numbered)
             call.done.result()
-        else:  # the end of a plan: nothing may follow a batch that is not whole
+        else:  # such as the end of a plan: nothing may follow a batch that is not whole
             for batch, waited in self._batches(iter(numbered)):
                 self._take(call, batch, waited)
         _refuse_blindness(numbered, call.rows)
@@ -117,11 +117,8 @@ class Node:
 
     def _take(self, call: _Call, batch: decode.Batch, waited: float) -> None:
         before = time.perf_counter()
-        rows = rows_of(batch, self._network)
-        refused = sum(why is not None for why in batch.refused)
-        call.rows += rows
-        call.meter.classified += len(rows) - refused
-        call.meter.refused += refused
+        call.rows += rows_of(batch, self._network)
+        call.meter.count(batch)
         call.meter.waiting_seconds += waited
         call.meter.engine_seconds += time.perf_counter() - before
 

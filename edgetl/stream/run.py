@@ -29,6 +29,12 @@ class Meter:
     waiting_seconds: float = 0.0
     engine_seconds: float = 0.0  # waiting for it
 
+    def count(self, batch: Batch) -> None:
+        """The images of a batch are done."""
+        refused = sum(why is not None for why in batch.refused)
+        self.refused += refused
+        self.classified += len(batch.items) - refused
+
     @property
     def limit(self) -> str:
         """What more speed would have to come from."""
@@ -88,9 +94,7 @@ def _settled(batch: Batch, future: Future[list[Row]], meter: Meter) -> Classifie
     before = time.perf_counter()
     rows = future.result()
     meter.engine_seconds += time.perf_counter() - before
-    refused = sum(why is not None for why in batch.refused)
-    meter.refused += refused
-    meter.classified += len(rows) - refused
+    meter.count(batch)
     return batch.first, rows
 
 
