@@ -10,7 +10,7 @@ from pathlib import Path
 from batch import make_small
 from common import ROOT, publish, table
 
-COUNT = 16_000  # some work, as actors take seconds to start
+COUNT = 8_000  # some work, as actors take seconds to start
 ROUNDS = 3
 
 
