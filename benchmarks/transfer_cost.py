@@ -78,7 +78,7 @@ def cases(work: Path, names: list[str]) -> list[Case]:
             data = write_folders(work / "fashion-2000", train=200, val=50)
         else:
             data = write_folders(work / "fashion-60000", train=5900, val=100)
-        found.append(Case(name, data, side, ("--minutes", "5") if "60000" in name else ()))
+        found.append(Case(name, data, side, ("--minutes", "10") if "60000" in name else ()))
     return found
 
 
