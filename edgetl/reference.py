@@ -12,14 +12,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.answers import AnswerFile
 from edgetl.card import Model
 from edgetl.dataset import Entry, Images, ImagesInMemory, Role, read_images, role_fingerprint
 from edgetl.errors import DataError, ModelFolderError
-from edgetl.files import sha256_of, write_atomically
+from edgetl.files import fingerprint, sha256_of, write_atomically
 from edgetl.records import RecordError, from_json, to_json
 
 CALIBRATION_FILE = "calibration.json"
 TUNING_FILE = "tuning.json"
+TUNING_ANSWERS_FILE = "tuning.npz"
+MOST_TUNING_IMAGES = 2000
 STORED_IMAGES = 32  # a self-test, not a proof: enough to see a wrong channel order, label order or mean
 
 
@@ -102,6 +105,16 @@ def write_file_lists(folder: Path, calibration: Images, tuning: Images) -> None:
     write_atomically(folder / TUNING_FILE, to_json(FileList(tuning.paths, tuning.digests, labels)))
 
 
+def tuning_sample(count: int, seed: int, most: int = MOST_TUNING_IMAGES) -> NDArray[np.int64]:
+    """Positions of the images among `count` that searches run; in order."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
+
+
+def tuning_answers(folder: Path, keras_sha256: str, digests: Sequence[str]) -> AnswerFile:
+    """Where a model folder keeps what its full-precision network says of the images that searches run."""
+    return AnswerFile(folder / TUNING_ANSWERS_FILE, fingerprint([keras_sha256, *digests]))
+
+
 def read_calibration_pixels(model: Model, folder: Path, most: int) -> NDArray[np.uint8]:
     """Up to `most` calibration images as the network takes them, uint8 RGB [N, H, W, 3].
 
@@ -117,7 +130,7 @@ def read_tuning_images(model: Model, folder: Path, most: int) -> ImagesInMemory:
 
 def _some_of(model: Model, folder: Path, role: Role, most: int) -> ImagesInMemory:
     listed = _file_list(model, role)
-    order = np.sort(np.random.default_rng(model.card.data.seed).permutation(len(listed.paths))[:most])
+    order = tuning_sample(len(listed.paths), model.card.data.seed, most)
     paths, digests = ([values[i] for i in order] for values in (listed.paths, listed.digests))
     found = _read_unchanged(model, folder, paths, digests, role)
     return replace(found, labels=np.array(listed.labels, np.int64)[order]) if listed.labels else found

@@ -1,5 +1,6 @@
 """The command line: what is typed becomes settings, what happened becomes an exit code, and pipes stay clean."""
 
+import io
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -299,6 +301,20 @@ def test_an_interrupt_is_one_sentence_and_130(instead, invoke):
     assert result.exit_code == 130
     assert "Interrupted. Nothing is half written" in result.stderr
     assert result.stdout == ""
+
+
+def test_what_fails_only_because_of_an_interrupt_is_an_interrupt(instead, invoke):
+    """As a zip file does that is closed in the middle of an entry."""
+
+    def interrupt():
+        with zipfile.ZipFile(io.BytesIO(), "w") as file:
+            file.open("entry", "w")
+            raise KeyboardInterrupt
+
+    instead(interrupt)
+    result = invoke("doctor")
+    assert result.exit_code == 130
+    assert result.stderr.endswith("train goes on with --resume.\n")
 
 
 def test_the_time_of_a_command_ends_with_it(instead, invoke):

@@ -18,7 +18,15 @@ from edgetl.keras.classifier import KerasClassifier, open_layers
 from edgetl.quantize.goals import allowed_drop, goals_of
 from edgetl.quantize.recipe import Origin, Recipe
 from edgetl.records import from_json, to_json
-from edgetl.reference import TUNING_FILE, FileList, read_calibration_pixels, read_reference
+from edgetl.reference import (
+    TUNING_ANSWERS_FILE,
+    TUNING_FILE,
+    FileList,
+    read_calibration_pixels,
+    read_reference,
+    tuning_answers,
+    tuning_sample,
+)
 from edgetl.statistics import Verdict
 from edgetl.steps import export as export_step
 from edgetl.steps import promise
@@ -100,6 +108,45 @@ def test_a_search_opens_no_certification_image(trained, monkeypatch):
     watching[0] = False
     assert before == [set()]
     assert certification <= set(opened), "the hook sees what the verdict opens"
+
+
+def tuning_of(model):
+    config = ExportConfig(max_drop=LOOSE)
+    pixels = read_calibration_pixels(model, model.data_folder, 50)
+    network = promise.FloatNetwork(model, Sources(open_layers(model), pixels))
+    return promise.tuning_of(network, config, goals_of(config, model.card))
+
+
+def test_a_search_takes_the_full_precision_answers_from_training(trained, monkeypatch):
+    ran = []
+    run = promise.run_batches
+    monkeypatch.setattr(promise, "run_batches", lambda *given: ran.append(given[-1]) or run(*given))
+    kept = tuning_of(trained)
+    assert ran == []
+    assert len(kept.probabilities) == len(kept.labels) == len(kept.pixels) > 0
+    (trained.folder / TUNING_ANSWERS_FILE).unlink()
+    computed = tuning_of(trained)
+    assert ran == ["reference of the tuning images"]
+    np.testing.assert_allclose(kept.probabilities, computed.probabilities, atol=1e-5)
+    assert np.array_equal(kept.pixels, computed.pixels)
+
+
+@pytest.mark.parametrize("change", ["another network", "other images", "damaged"])
+def test_answers_that_are_not_of_this_network_and_these_images_are_not_taken(trained, change):
+    kept = tuning_of(trained)
+    wrong = np.roll(kept.probabilities, 1, axis=1)
+    listed = from_json(FileList, (trained.folder / TUNING_FILE).read_bytes())
+    some = tuning_sample(len(listed.paths), trained.card.data.seed)
+    digests = [listed.digests[i] for i in some]
+    file = tuning_answers(trained.folder, trained.card.keras_sha256, digests)
+    np.testing.assert_array_equal(file.read(), kept.probabilities)
+    if change == "another network":
+        tuning_answers(trained.folder, "0" * 64, digests).write(wrong)
+    elif change == "other images":
+        tuning_answers(trained.folder, trained.card.keras_sha256, digests[::-1]).write(wrong)
+    else:
+        file.path.write_bytes(file.path.read_bytes()[:-100])
+    np.testing.assert_allclose(tuning_of(trained).probabilities, kept.probabilities, atol=1e-5)
 
 
 def test_a_goal_that_cannot_be_met_fails_with_the_nearest_misses_and_writes_nothing(trained):

@@ -623,7 +623,7 @@ def test_history_file_and_card_agree(trained_once):
 
 def test_the_model_folder_holds_what_it_should(trained_once):
     names = {path.name for path in trained_once.iterdir()}
-    lists = {"calibration.json", "tuning.json"}
+    lists = {"calibration.json", "tuning.json", "tuning.npz"}
     assert names == {"model.keras", "card.json", "reference.npz", "history.csv"} | lists
 
 

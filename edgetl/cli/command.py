@@ -114,11 +114,7 @@ def _boundary(as_json: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        typer.echo(
-            "\nInterrupted. Nothing is half written. Run the command again; train goes on with --resume.",
-            err=True,
-        )
-        raise typer.Exit(ExitCode.INTERRUPTED) from error
+        raise _interrupted() from error
     except BrokenPipeError as error:  # the reader went away, as `head` does
         settle_standard_output()
         raise typer.Exit(ExitCode.DONE) from error
@@ -126,9 +122,28 @@ def _boundary(as_json: bool) -> Iterator[None]:
         _show_error(error, as_json)
         settle_standard_output()
         raise typer.Exit(error.exit_code) from error
+    except Exception as error:
+        if _came_of_ctrl_c(error):
+            raise _interrupted() from error
+        raise
     finally:
         COMMAND_SECONDS.reset(seconds)
         REPORTER.reset(reporter)
+
+
+def _interrupted() -> typer.Exit:
+    told = "\nInterrupted. Nothing is half written. Run the command again; train goes on with --resume."
+    typer.echo(told, err=True)
+    return typer.Exit(ExitCode.INTERRUPTED)
+
+
+def _came_of_ctrl_c(error: BaseException | None) -> bool:
+    """Whether something failed only because Ctrl-C came in its middle, as closing a half-written zip file does."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
 
 
 def _show_error(error: EdgetlError, as_json: bool) -> None:

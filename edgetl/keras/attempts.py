@@ -29,29 +29,6 @@ class _History:
 
 
 @dataclass(frozen=True)
-class AnswerFile:
-    """The larger network's answers, which take minutes; `identity` is a digest of all they depend on."""
-
-    path: Path
-    identity: str
-
-    def write(self, probabilities: Array) -> None:
-        """Keep answers [N, classes]."""
-        buffer = io.BytesIO()
-        np.savez(buffer, identity=np.array(self.identity), probabilities=probabilities)
-        write_atomically(self.path, buffer.getvalue())
-
-    def read(self) -> Array | None:
-        """The answers, if they were kept; None also for a damaged file."""
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                found = np.asarray(file["probabilities"], np.float32)
-                return found if str(file["identity"]) == self.identity else None
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-            return None
-
-
-@dataclass(frozen=True)
 class AttemptFiles:
     """The files of one training; `identity` is a digest of all that decides what comes out."""
 

@@ -20,6 +20,7 @@ from edgetl.errors import StorageError, UsageError
 from edgetl.files import storing
 from edgetl.keras.rates import Rates, has_fast_int8, resolved_arithmetic
 from edgetl.listing import Listing
+from edgetl.reference import MOST_TUNING_IMAGES
 from edgetl.roles import MOST_CALIBRATION_IMAGES
 from edgetl.transfer.cuts import LOWEST_CUT, MOST_SCORED, Candidate
 from edgetl.transfer.layout import GRID_CELLS
@@ -242,13 +243,14 @@ def estimated(plan: Plan, situation: Situation) -> Plan:
     pictures = plan.views * work.train + work.tuning
     quantizing = _QUANTIZING_SECONDS if plan.features is FeaturePrecision.INT8 else 0.0
     thousands = min(work.train, MOST_SCORED) / 1000
+    answered = work.certification + min(work.tuning, MOST_TUNING_IMAGES)
     seconds = {
         "starting": _STARTING_SECONDS,
         "reading": work.total / rates.images_read,
         "features": quantizing + pictures * whole / rates.features(plan.features),
         "head": _HEAD_SECONDS * max(0.5, thousands) + _HEAD_SECONDS_PER_VIEW * plan.views * work.train,
         "fine-tuning": 0.0,
-        "reference": _ENDING_SECONDS + work.certification * whole / rates.forward,
+        "reference": _ENDING_SECONDS + answered * whole / rates.forward,
     }
     boundary = plan.boundary_for(Candidate(cut, Head.GAP, (cut,)))
     if plan.tunes and boundary != cut:

@@ -19,7 +19,7 @@ from edgetl.quantize.onnx_int8 import calibrate
 from edgetl.quantize.ranges import covered
 from edgetl.quantize.recipe import Origin, Recipe
 from edgetl.quantize.search import Candidate, Seen, Tuning, look, search
-from edgetl.reference import check_roles_apart, read_tuning_images
+from edgetl.reference import MOST_TUNING_IMAGES, check_roles_apart, read_tuning_images, tuning_answers
 from edgetl.results import Explained, Parity, Tried
 from edgetl.scoring import score
 from edgetl.statistics import Verdict
@@ -28,7 +28,6 @@ from edgetl.steps.making import Built, Sources, Variant, artifact_of, build, che
 from edgetl.steps.verify import compare, exit_code_of, read_sample, remember, with_holm
 from edgetl.vgg16 import layer_multiplications
 
-MOST_TUNING_IMAGES = 2000
 COMPARED_IMAGES = 64
 LEAST_COVERED = 0.99  # like images: 0.999 and more
 LEAST_RUNS, TIMED_SECONDS = 5, 0.3
@@ -113,8 +112,11 @@ def tuning_of(network: FloatNetwork, config: ExportConfig, goals: Goals) -> Tuni
     images = read_tuning_images(model, config.data or model.data_folder, MOST_TUNING_IMAGES)
     full = build(sources, model, Variant(Format.ONNX, Precision.FP32))
     check_float(model, full, config.threads)
-    classifier = classifier_of(full.content, Format.ONNX, Precision.FP32, config.threads)
-    probabilities = run_batches(classifier, images.pixels, IMAGES_AT_ONCE, "reference of the tuning images")
+    probabilities = tuning_answers(model.folder, model.card.keras_sha256, images.digests).read()
+    if probabilities is None:  # the folder is from a version that kept none
+        classifier = classifier_of(full.content, Format.ONNX, Precision.FP32, config.threads)
+        what = "reference of the tuning images"
+        probabilities = run_batches(classifier, images.pixels, IMAGES_AT_ONCE, what)
     return Tuning(images.pixels, images.labels, probabilities, goals.max_drop, model.card.reference.images)
 
 

@@ -20,6 +20,7 @@ from edgetl.card import (
     TrainingSummary,
 )
 from edgetl.card_versions import SCHEMA_VERSION
+from edgetl.classifier import Classifier
 from edgetl.config import DataConfig, Recipe, TrainConfig
 from edgetl.dataset import Dataset, Images, Role, role_fingerprint
 from edgetl.engines import run_batches
@@ -34,7 +35,7 @@ from edgetl.keras.weights import load_trunk
 from edgetl.keras.workplace import FINISHED, check_place, publish, working_folder
 from edgetl.progress import COMMAND_SECONDS, say
 from edgetl.records import to_json
-from edgetl.reference import write_file_lists, write_reference
+from edgetl.reference import tuning_answers, tuning_sample, write_file_lists, write_reference
 from edgetl.scoring import score
 
 EDGETL_VERSION = version("edgetl")
@@ -112,27 +113,34 @@ def write_folder(layers: Layers, dataset: Dataset, card: ModelCard, folder: Path
     make_folder(folder)
     with replacing(folder / KERAS_FILE) as temporary:
         whole(layers).save(temporary)
-    certification = dataset.roles[Role.CERTIFICATION]
-    probabilities = run_batches(
-        KerasClassifier(layers),
-        certification.pixels,
-        _IMAGES_AT_ONCE,
-        "reference of the certification images",
-    )
-    write_file_lists(folder, dataset.roles[Role.CALIBRATION], dataset.roles[Role.TUNING])
+    full = KerasClassifier(layers)
+    certification, tuning = dataset.roles[Role.CERTIFICATION], dataset.roles[Role.TUNING]
+    what = "reference of the certification images"
+    probabilities = run_batches(full, certification.pixels, _IMAGES_AT_ONCE, what)
+    write_file_lists(folder, dataset.roles[Role.CALIBRATION], tuning)
     stored = write_reference(
         folder / REFERENCE_FILE, certification, probabilities, card.labels, card.data.seed
     )
     write_atomically(folder / HISTORY_FILE, history_csv(card.training.history))
-    digest = sha256_of(folder / REFERENCE_FILE)
+    digest, keras_sha256 = sha256_of(folder / REFERENCE_FILE), sha256_of(folder / KERAS_FILE)
+    _keep_tuning_answers(full, tuning, card.data.seed, folder, keras_sha256)
     card = replace(
         card,
         reference=Reference(REFERENCE_FILE, digest, len(certification), stored),
-        keras_sha256=sha256_of(folder / KERAS_FILE),
+        keras_sha256=keras_sha256,
         scores={KERAS: score(KERAS, "certification", probabilities, certification.labels)},
     )
     write_atomically(folder / CARD_FILE, to_json(card))
     return card
+
+
+def _keep_tuning_answers(
+    full: Classifier, tuning: Images, seed: int, folder: Path, keras_sha256: str
+) -> None:
+    """Spare each later search the run of the full-precision network."""
+    some = tuning_sample(len(tuning), seed)
+    found = run_batches(full, tuning.pixels[some], _IMAGES_AT_ONCE, "reference of the tuning images")
+    tuning_answers(folder, keras_sha256, [tuning.digests[i] for i in some]).write(found)
 
 
 def _training_summary(trained: Trained) -> TrainingSummary:

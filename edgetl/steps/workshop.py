@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgetl import images
+from edgetl.answers import AnswerFile
 from edgetl.cache import parse_size
 from edgetl.card import KERAS, ModelCard, Network
 from edgetl.classifier import Classifier
@@ -16,7 +17,6 @@ from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import DataError, UsageError
 from edgetl.features.latency import LatencyTable, measure
 from edgetl.files import fingerprint, make_folder, write_atomically
-from edgetl.keras.attempts import AnswerFile
 from edgetl.keras.compressing import Larger, lesson_plan, pixels_for_ranking, settings_of
 from edgetl.keras.distill import DistillSettings
 from edgetl.keras.history import versions
