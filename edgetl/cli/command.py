@@ -138,7 +138,7 @@ def _interrupted() -> typer.Exit:
 
 
 def _came_of_ctrl_c(error: BaseException | None) -> bool:
-    """Whether something failed only because Ctrl-C came in its middle, as closing a half-written zip file does."""
+    """Whether it failed only because Ctrl-C came in its middle, as closing a half-written zip file does."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True
