@@ -701,3 +701,5 @@ def test_no_cluster_is_told_at_once(model, photos, tmp_path):
     config = config_for(tmp_path / "rows", engine=BatchEngine.RAY, address=f"127.0.0.1:{port}")
     with pytest.raises(UsageError, match="no Ray cluster"):
         predict(model, [str(photos)], config)
+    other = predict(model, [str(photos)], config_for(tmp_path / "rows", top=1))
+    assert other.images > 0, "a job that could not begin has not taken the folder"

@@ -120,6 +120,7 @@ def run(folder: Path, ready: Ready, inputs: Inputs, config: PredictConfig) -> Pr
         limits = limits_of(_memory_bytes(config), config.workers or None, job.decoder_bytes if job else None)
         if job is None:
             with _discarding(folder):
+                _look_for_cluster(config)
                 choose = functools.partial(_choose_batch, folder, ready, config, limits)
                 job = begin_job(folder, settings, inputs, choose, limits.decoder_bytes)
         with closing(journal.Journal(folder)) as opened:
@@ -184,6 +185,14 @@ def _complete(run: _Run) -> PredictionSummary:
         limit=meter.limit,
         digest=totals.digest,
     )
+
+
+def _look_for_cluster(config: PredictConfig) -> None:
+    """Before hours of listing files, and before a folder belongs to a job that cannot begin."""
+    if config.engine is BatchEngine.RAY:
+        with needing("ray", "Predicting on a cluster"):
+            from edgetl.stream.on_ray import knock
+        knock(config.address)
 
 
 def _place(run: _Run) -> AbstractContextManager[None]:

@@ -142,8 +142,8 @@ def cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    try:
-        _knock(address)
+    knock(address)
+    with _told(address):
         ray.init(
             address=address or "local",
             include_dashboard=False if address is None else None,
@@ -151,21 +151,28 @@ def cluster(address: str | None) -> Iterator[None]:
             logging_level="ERROR",
             runtime_env=_environment(),
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"There is no Ray cluster at {address}: {error}", "Start one (deploy/ray), or drop --address."
-        ) from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Ray itself tries for minutes. Raises `OSError` where nobody listens."""
+def knock(address: str | None) -> None:
+    """Raise `UsageError` at once where nobody listens; Ray itself tries for minutes."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), _KNOCK_SECONDS).close()
+        with _told(address):
+            socket.create_connection((host, int(port)), _KNOCK_SECONDS).close()
+
+
+@contextmanager
+def _told(address: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
+        raise UsageError(
+            f"There is no Ray cluster at {address}: {error}", "Start one (deploy/ray), or drop --address."
+        ) from error
 
 
 def _environment() -> dict[str, dict[str, str]]:
