@@ -1,7 +1,8 @@
-"""Images per second from files to rows, against plain loops: `python benchmarks/batch.py MODEL`.
+"""Images per second from files to rows, against others: `python benchmarks/batch.py [--peers DIR] MODEL`.
 
 MODEL is a folder with onnx-int8, onnx-fp32 and model.keras of one network. The photos are made from the shipped samples:
-1 to 12 megapixels, JPEG. Every way runs in a process of its own, all of them in turn, several rounds.
+1 to 12 megapixels, JPEG. Every way runs in a process of its own, all of them in turn, several rounds. With `--peers`,
+Ultralytics and OpenVINO are installed into an environment of their own there.
 """
 
 import argparse
@@ -14,9 +15,12 @@ import sys
 import tempfile
 import threading
 import time
+import venv
+from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 
-from common import ROOT, publish, table
+from common import ROOT, publish, run, table
 
 SIZES = ((1152, 864), (2048, 1536), (3264, 2448), (4000, 3000))  # 1.0, 3.1, 8.0 and 12.0 megapixels
 PLAIN_BATCH = 16
@@ -154,6 +158,15 @@ WAYS = {
 }
 
 
+OURS = "edgetl predict, int8"
+LIMITS = ("limit: decoding alone", "limit: int8 engine alone")
+PEERS = {
+    "Ultralytics predict, int8": "ultralytics",
+    "limit: int8 in OpenVINO's benchmark_app": "openvino",
+}
+CHILD = Path(__file__).with_name("batch_peers.py")
+
+
 def _card(model: Path) -> dict:
     import json
 
@@ -181,30 +194,60 @@ def child(way: str, model: Path, photos: Path) -> None:
     wall = time.perf_counter() - started
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     cpu = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-    print(images, wall, cpu, sep=" ")
+    print(images, wall, cpu, 512 * (own.ru_oublock + children.ru_oublock))
 
 
-def measure(way: str, model: Path, photos: Path) -> tuple[float, float, float]:
-    """Images per second of wall time, CPU ms per image, and peak memory of all processes in MiB."""
+@dataclass(frozen=True)
+class Measured:
+    """One run of one way."""
+
+    speed: float  # images per second of wall time
+    cpu_ms: float  # per image
+    peak_mib: float  # of all processes together
+    written_mib: float
+
+
+def environment(folder: Path) -> Path:
+    """A Python with the other tools, and with ONNX Runtime in the version of this one."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        packages = [
+            "ultralytics",
+            "openvino",
+            *(f"{name}=={version(name)}" for name in ("onnx", "onnxruntime")),
+        ]
+        print(
+            f"installing {', '.join(packages)} into {folder}: several gigabytes", file=sys.stderr, flush=True
+        )
+        venv.create(folder, with_pip=True)
+        run(str(python), "-m", "pip", "install", "--quiet", *packages)
+    return python
+
+
+def measure(way: str, model: Path, photos: Path, peers: Path | None) -> Measured:
+    """One run in a process of its own."""
     command = [sys.executable, __file__, "--way", way, "--photos", str(photos), str(model)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    if way in PEERS:
+        content = model / _file(_card(model), "onnx-int8")
+        command = [str(peers), str(CHILD), PEERS[way], str(content), str(photos)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     peak = 0.0
     stop = threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not stop.wait(0.2):
-            peak = max(peak, _tree_mib(run.pid))
+            peak = max(peak, _tree_mib(process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    output, _ = run.communicate()
+    output, _ = process.communicate()
     stop.set()
     watcher.join()
-    if run.returncode:
-        sys.exit(f"{way} ended with {run.returncode}")
-    images, wall, cpu = map(float, output.split()[-3:])
-    return images / wall, cpu / images * 1000, peak
+    if process.returncode:
+        sys.exit(f"{way} ended with {process.returncode}")
+    images, wall, cpu, written = map(float, output.split()[-4:])
+    return Measured(images / wall, cpu / images * 1000, peak, written / 2**20)
 
 
 def _tree_mib(pid: int) -> float:
@@ -217,28 +260,32 @@ def _tree_mib(pid: int) -> float:
         return 0.0
 
 
-def compare(model: Path, photos: Path, ways: list[str], rounds: int) -> str:
+def compare(model: Path, photos: Path, ways: list[str], rounds: int, peers: Path | None) -> str:
     """A table of all ways over one folder: medians over rounds in which all run by turns."""
-    found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
+    found: dict[str, list[Measured]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way in ways:
-            found[way].append(measure(way, model, photos))
+            found[way].append(measure(way, model, photos, peers))
             print(way, found[way][-1], file=sys.stderr, flush=True)
+    header = (
+        "way", "images/s", "CPU ms per image", "peak MiB", "MiB written", "edgetl predict, int8, is x times as fast",
+    )  # fmt: skip
     rows = []
-    medians = {way: [statistics.median(column) for column in zip(*found[way], strict=True)] for way in ways}
-    for way, (speed, cpu, peak) in medians.items():
-        ratios = [
-            mine[0] / other[0] for mine, other in zip(found["edgetl predict, int8"], found[way], strict=True)
-        ]
-        rows.append((way, f"{speed:.1f}", f"{cpu:.1f}", f"{peak:.0f}", f"{statistics.median(ratios):.2f}"))
-    header = ("way", "images/s", "CPU ms per image", "peak MiB", "edgetl predict, int8, is x times as fast")
-    speed = {way: value[0] for way, value in medians.items()}
-    ends = (speed["limit: decoding alone"], speed["limit: int8 engine alone"])
-    shared = 1 / (1 / ends[0] + 1 / ends[1])
-    mine = speed["edgetl predict, int8"]
+    for way, runs in found.items():
+        speed, cpu, peak, written = (
+            statistics.median(getattr(run, field.name) for run in runs) for field in fields(Measured)
+        )
+        faster = statistics.median(
+            mine.speed / run.speed for mine, run in zip(found[OURS], runs, strict=True)
+        )
+        rows.append((way, f"{speed:.1f}", f"{cpu:.1f}", f"{peak:.0f}", f"{written:.1f}", f"{faster:.2f}"))
+    shares, shared = [], []
+    for mine, decoding, engine in zip(*(found[way] for way in (OURS, *LIMITS)), strict=True):
+        shares.append(mine.speed / min(decoding.speed, engine.speed))
+        shared.append(mine.speed * (1 / decoding.speed + 1 / engine.speed))
     words = (
-        f"`edgetl predict` with int8 reaches {mine / min(ends):.0%} of the smaller of its two limits, and "
-        f"{mine / shared:.0%} of what is left when both share the same CPUs."
+        f"`edgetl predict` with int8 reaches {statistics.median(shares):.0%} of the smaller of its two limits, and "
+        f"{statistics.median(shared):.0%} of what is left when both share the same CPUs."
     )
     return f"{table(header, rows)}\n\n{words}"
 
@@ -248,6 +295,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--way")
+    parser.add_argument("--peers", type=Path, help="folder for an environment with the other tools")
     parser.add_argument("--count", type=int, default=160)
     parser.add_argument("--small", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -255,20 +303,28 @@ def main() -> None:
     if given.way:
         child(given.way, given.model, given.photos)
         return
+    peers = environment(given.peers) if given.peers else None
     ways = [way for way, (_, artifact) in WAYS.items() if _has(given.model, artifact)]
     absent = sorted(set(WAYS) - set(ways))
+    if peers:
+        ways += PEERS
+    else:
+        absent += PEERS
     with tempfile.TemporaryDirectory() as scratch:
-        large = compare(given.model, make_photos(Path(scratch) / "photos", given.count), ways, given.rounds)
-        small = compare(given.model, make_small(Path(scratch) / "small", given.small), ways, given.rounds)
+        large = compare(
+            given.model, make_photos(Path(scratch) / "photos", given.count), ways, given.rounds, peers
+        )
+        small = compare(
+            given.model, make_small(Path(scratch) / "small", given.small), ways, given.rounds, peers
+        )
     spec = _card(given.model)["input"]
     text = (
         f"Whole work without the start of Python: from files to rows, network {spec['width']} x {spec['height']}, "
-        f"{given.rounds} rounds in turn, medians. Other programs used the CPUs meanwhile: CPU time per image is the "
-        "steadier figure. "
-        f"Photos: {given.count} JPEG files of 1, 3, 8 and 12 megapixels by "
-        f"turns; small: {given.small} JPEG files of 128 x 128. The plain loops give no rows for damaged files and keep "
-        "nothing when they are interrupted. timm and Ultralytics were not compared: both need PyTorch, which is not "
-        f"part of this environment.{' Not there: ' + ', '.join(absent) + '.' if absent else ''}\n\n"
+        f"{given.rounds} rounds in turn, medians; ratios are medians over the rounds. Photos: {given.count} JPEG "
+        f"files of 1, 3, 8 and 12 megapixels by turns; small: {given.small} JPEG files of 128 x 128. The plain loops give no rows for damaged files and keep "
+        "nothing when they are interrupted. Ultralytics is given the same int8 network with its own form of "
+        "input, benchmark_app the file itself. The package of timm has no command that runs a folder of images, nor "
+        f"ONNX files.{' Not there: ' + ', '.join(absent) + '.' if absent else ''}\n\n"
         f"### Photos\n\n{large}\n\n### Small images\n\n{small}"
     )
     publish("batch", "Batch inference", text)
