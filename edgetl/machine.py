@@ -22,6 +22,11 @@ def instruction_set() -> str:
     return platform.machine()
 
 
+def int8_sums_may_saturate() -> bool:
+    """Whether usual int8 kernels add two products in 16 bits: on x86-64, unless it is known to have VNNI."""
+    return platform.machine().lower() in {"x86_64", "amd64"} and "VNNI" not in instruction_set()
+
+
 def has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 numbers itself."""
     text = _read(_CPU_INFO)

@@ -217,6 +217,23 @@ def test_instruction_set_names(monkeypatch, tmp_path, architecture, text, expect
     assert machine.instruction_set() == expected
 
 
+@pytest.mark.parametrize(
+    ("architecture", "text", "expected"),
+    [
+        ("x86_64", "flags : avx2 avx512_vnni", False),
+        ("x86_64", "flags : avx2 avx_vnni", False),
+        ("x86_64", "flags : avx2", True),
+        ("AMD64", "", True),
+        ("aarch64", "Features : fp asimd", False),
+    ],
+)
+def test_int8_sums_saturate_on_x86_without_vnni(monkeypatch, tmp_path, architecture, text, expected):
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine.platform, "machine", lambda: architecture)
+    assert machine.int8_sums_may_saturate() is expected
+
+
 def test_memory_is_the_smaller_of_machine_and_container(monkeypatch, tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal:  4194304 kB\nMemFree: 1 kB\n")
     monkeypatch.setattr(machine, "_MEMORY_INFO", tmp_path / "meminfo")

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,16 +219,25 @@ def test_answers_of_other_files_and_cpus_are_not_mixed_up(plain):
 def test_files_are_opened_as_the_engine_opens_them(plain):
     from other_cpus import session_options
 
-    from edgetl.engines.onnx import session_of
-
     onnx = Model.open(DEMO).card.artifacts[0]
     exact = "session.x64quantprecision=1"
     assert session_options(onnx, plain) == (exact,)
     floats = (exact, "session.disable_quant_qdq=1")
     assert session_options(replace(onnx, precision=Precision.W8A32), plain) == floats
     assert session_options(onnx, replace(plain, cpu=replace(plain.cpu, as_it_comes=True))) == ()
-    opened = session_of(Model.open(DEMO).read(onnx)).get_session_options()
-    assert opened.get_session_config_entry("session.x64quantprecision") == "1"
+
+
+@pytest.mark.parametrize(("saturates", "entries"), [(True, ["1"]), (False, [])])
+def test_sums_are_exact_where_they_would_saturate_and_fast_elsewhere(monkeypatch, saturates, entries):
+    from edgetl.engines import onnx as engine
+
+    model = Model.open(DEMO)
+    monkeypatch.setattr(engine, "int8_sums_may_saturate", lambda: saturates)
+    opened = engine.session_of(model.read(model.card.artifacts[0])).get_session_options()
+    found = []
+    with suppress(RuntimeError):  # onnxruntime's for an entry that is not there
+        found.append(opened.get_session_config_entry("session.x64quantprecision"))
+    assert found == entries
 
 
 def test_a_child_that_dies_is_reported_with_its_last_words(plain, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from html import escape
 from typing import assert_never
 
 from edgetl.card import KERAS, Artifact, ModelCard
-from edgetl.config import Format, Packing
+from edgetl.config import Format, Packing, Precision
 from edgetl.report import (
     Measured,
     best_proven,
@@ -285,6 +285,11 @@ def _shot(
     return f'<div class="shot">{picture}<div>{title}<dl>{lines}</dl></div></div>'
 
 
+_SATURATION = """<p>On x86-64 CPUs without VNNI set the session option
+<code>session.x64quantprecision</code> to 1, as edgetl does: with ONNX Runtime's defaults int8 sums saturate
+there, and accuracy is lost.</p>"""
+
+
 def _usage(card: ModelCard, rows: Sequence[Measured]) -> str:
     folder, spec = shlex.quote(card.name), card.input
     onnx = [row for row in rows if row.artifact.format is Format.ONNX]
@@ -306,9 +311,10 @@ print(labels[probabilities[0].argmax()], float(probabilities[0].max()))"""
     commands = f"""edgetl predict {folder} photos/ -o predictions.parquet
 edgetl verify {folder}  # the parity proof again, on this machine
 edgetl bench {folder}"""
+    saturation = _SATURATION if best.artifact.precision is Precision.INT8 else ""
     return (
         f"<pre>{escape(commands)}</pre><p>Or without edgetl, inside the model folder, "
-        f"with numpy, Pillow and onnxruntime:</p><pre>{escape(script)}</pre>"
+        f"with numpy, Pillow and onnxruntime:</p><pre>{escape(script)}</pre>{saturation}"
     )
 
 
