@@ -472,7 +472,9 @@ def text(
         + "\n".join(ratios)
         + "\n\nWhere plain int8 is good at once there is nothing to search: NNCF runs the float32 network and one "
         "int8 file to the end, edgetl stops within the int8 file. Where weights cancel, the cheap repairs are tried "
-        "before layers are left in float, which NNCF begins with.\n"
+        "before layers are left in float, which NNCF begins with: edgetl's file is faster, and NNCF's loses fewer images "
+        "of those that nobody chose by. Held to NNCF's drop on the tuning images, edgetl needs as few evaluations, and "
+        "the difference on the others stays; both keep to the points allowed.\n"
     )
 
 
