@@ -118,7 +118,8 @@ def prepare(name: str, data: Path, work: Path, opened: ExitStack) -> Bench:
     gallery = Gallery(frozen, images, opened)
     tried_cuts = candidates(frozen.spec, None, None, None, Block.BLOCK5)
     settings = LinearSettings(VIEWS, Augment.LIGHT, ClassWeights.NONE, 0)
-    linear = fit_linear(gallery, tried_cuts, settings, None)
+    began = time.monotonic()
+    linear = fit_linear(gallery, tried_cuts, settings, None, lambda: time.monotonic() - began)
     chosen = linear.candidate
     boundary = block_below(chosen.cut)
     network = Network(chosen.cut, chosen.head, chosen.scales, 0, len(dataset.labels))
