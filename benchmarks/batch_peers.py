@@ -9,23 +9,27 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
 
 BATCH = 16
 SECONDS = 10  # of benchmark_app
 
 
-def wrapped(model: Path) -> tuple[Path, int]:
-    """The same network in the form that Ultralytics takes: float RGB in 0..1, [N, 3, H, W], with its metadata."""
-    import onnx
-    from onnx import TensorProto, helper
+def side_of(network: onnx.ModelProto) -> int:
+    """Height and width of what it takes."""
+    return network.graph.input[0].type.tensor_type.shape.dim[1].dim_value
 
-    network = onnx.load(model)
-    graph = network.graph
+
+def wrapped(network: onnx.ModelProto) -> onnx.ModelProto:
+    """Give it the form that Ultralytics takes: float RGB in 0..1, [N, 3, H, W], with its metadata."""
+    side, graph = side_of(network), network.graph
     (image,) = graph.input
-    side = image.type.tensor_type.shape.dim[1].dim_value
     levels = helper.make_tensor("levels", TensorProto.FLOAT, (), [255.0])
     graph.initializer.append(levels)
     nodes = [
@@ -51,27 +55,30 @@ def wrapped(model: Path) -> tuple[Path, int]:
     }
     del network.metadata_props[:]
     helper.set_model_props(network, {name: str(value) for name, value in told.items()})
-    path = model.with_suffix(".ultralytics.onnx")
-    onnx.save(network, path)
-    return path, side
+    return network
 
 
 def ultralytics(model: Path, photos: Path) -> tuple[int, float, float]:
     """What `yolo classify predict model=... source=...` runs, after its start: images, seconds, CPU seconds."""
     from ultralytics import YOLO
 
-    usable, side = wrapped(model)
-    started, before = time.perf_counter(), used().seconds
-    found = YOLO(str(usable), task="classify").predict(
-        source=str(photos), stream=True, batch=BATCH, imgsz=side, device="cpu", save=False, verbose=False
-    )
-    images = sum(1 for _ in found)
-    return images, time.perf_counter() - started, used().seconds - before
+    network = onnx.load(model)
+    side = side_of(network)
+    with tempfile.TemporaryDirectory() as scratch:
+        usable = Path(scratch) / "model.onnx"
+        onnx.save(wrapped(network), usable)
+        started, before = time.perf_counter(), used().seconds
+        found = YOLO(str(usable), task="classify").predict(
+            source=str(photos), stream=True, batch=BATCH, imgsz=side, device="cpu", save=False,
+            verbose=False,
+        )  # fmt: skip
+        images = sum(1 for _ in found)
+        return images, time.perf_counter() - started, used().seconds - before
 
 
 def openvino(model: Path, photos: Path) -> tuple[int, float, float]:
     """The engine alone: images, and the seconds and CPU seconds that they take at the rate benchmark_app reports."""
-    _, side = wrapped(model)
+    side = side_of(onnx.load(model))
     command = [
         Path(sys.executable).with_name("benchmark_app"),
         "-m",

@@ -110,9 +110,12 @@ def tuning_sample(count: int, seed: int, most: int = MOST_TUNING_IMAGES) -> NDAr
     return np.sort(np.random.default_rng(seed).permutation(count)[:most])
 
 
-def tuning_answers(folder: Path, keras_sha256: str, digests: Sequence[str]) -> AnswerFile:
+def tuning_answers(
+    folder: Path, keras_sha256: str, preprocessing_version: int, digests: Sequence[str]
+) -> AnswerFile:
     """Where a model folder keeps what its full-precision network says of the images that searches run."""
-    return AnswerFile(folder / TUNING_ANSWERS_FILE, fingerprint([keras_sha256, *digests]))
+    identity = fingerprint([keras_sha256, str(preprocessing_version), *digests])
+    return AnswerFile(folder / TUNING_ANSWERS_FILE, identity)
 
 
 def read_calibration_pixels(model: Model, folder: Path, most: int) -> NDArray[np.uint8]:

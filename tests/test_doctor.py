@@ -200,38 +200,25 @@ def test_json():
 
 
 @pytest.mark.parametrize(
-    ("architecture", "text", "expected"),
+    ("architecture", "text", "name", "saturates"),
     [
-        ("x86_64", "flags : avx2 avx512_vnni", "x86-64 AVX512-VNNI"),
-        ("x86_64", "flags : avx2 avx_vnni", "x86-64 AVX-VNNI"),
-        ("x86_64", "flags : sse2 avx2", "x86-64 AVX2"),
-        ("x86_64", "flags : sse2", "x86_64"),
-        ("aarch64", "Features : fp asimd asimddp", "aarch64 dotprod"),
-        ("aarch64", "Features : fp asimd", "aarch64"),
+        ("x86_64", "flags : avx2 avx512_vnni", "x86-64 AVX512-VNNI", False),
+        ("x86_64", "flags : avx2 avx_vnni", "x86-64 AVX-VNNI", False),
+        ("x86_64", "flags : sse2 avx2", "x86-64 AVX2", True),
+        ("x86_64", "flags : sse2", "x86_64", True),
+        ("AMD64", "", "AMD64", True),
+        ("aarch64", "Features : fp asimd asimddp", "aarch64 dotprod", False),
+        ("aarch64", "Features : fp asimd", "aarch64", False),
     ],
 )
-def test_instruction_set_names(monkeypatch, tmp_path, architecture, text, expected):
+def test_instruction_sets_and_whether_int8_sums_saturate(
+    monkeypatch, tmp_path, architecture, text, name, saturates
+):
     (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(machine.platform, "machine", lambda: architecture)
-    assert machine.instruction_set() == expected
-
-
-@pytest.mark.parametrize(
-    ("architecture", "text", "expected"),
-    [
-        ("x86_64", "flags : avx2 avx512_vnni", False),
-        ("x86_64", "flags : avx2 avx_vnni", False),
-        ("x86_64", "flags : avx2", True),
-        ("AMD64", "", True),
-        ("aarch64", "Features : fp asimd", False),
-    ],
-)
-def test_int8_sums_saturate_on_x86_without_vnni(monkeypatch, tmp_path, architecture, text, expected):
-    (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(machine.platform, "machine", lambda: architecture)
-    assert machine.int8_sums_may_saturate() is expected
+    assert machine.instruction_set() == name
+    assert machine.int8_sums_may_saturate() is saturates
 
 
 def test_memory_is_the_smaller_of_machine_and_container(monkeypatch, tmp_path):

@@ -131,19 +131,22 @@ def test_a_search_takes_the_full_precision_answers_from_training(trained, monkey
     assert np.array_equal(kept.pixels, computed.pixels)
 
 
-@pytest.mark.parametrize("change", ["another network", "other images", "damaged"])
+@pytest.mark.parametrize("change", ["another network", "other preprocessing", "other images", "damaged"])
 def test_answers_that_are_not_of_this_network_and_these_images_are_not_taken(trained, change):
     kept = tuning_of(trained)
     wrong = np.roll(kept.probabilities, 1, axis=1)
     listed = from_json(FileList, (trained.folder / TUNING_FILE).read_bytes())
     some = tuning_sample(len(listed.paths), trained.card.data.seed)
     digests = [listed.digests[i] for i in some]
-    file = tuning_answers(trained.folder, trained.card.keras_sha256, digests)
+    version = trained.card.input.preprocessing_version
+    file = tuning_answers(trained.folder, trained.card.keras_sha256, version, digests)
     np.testing.assert_array_equal(file.read(), kept.probabilities)
     if change == "another network":
-        tuning_answers(trained.folder, "0" * 64, digests).write(wrong)
+        tuning_answers(trained.folder, "0" * 64, version, digests).write(wrong)
+    elif change == "other preprocessing":
+        tuning_answers(trained.folder, trained.card.keras_sha256, version - 1, digests).write(wrong)
     elif change == "other images":
-        tuning_answers(trained.folder, trained.card.keras_sha256, digests[::-1]).write(wrong)
+        tuning_answers(trained.folder, trained.card.keras_sha256, version, digests[::-1]).write(wrong)
     else:
         file.path.write_bytes(file.path.read_bytes()[:-100])
     np.testing.assert_allclose(tuning_of(trained).probabilities, kept.probabilities, atol=1e-5)

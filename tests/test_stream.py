@@ -694,10 +694,12 @@ def test_without_ray_the_extra_is_named(model, photos, tmp_path, monkeypatch):
         predict(model, [str(photos)], config_for(tmp_path / "rows", engine=BatchEngine.RAY))
 
 
-def test_no_cluster_is_told_at_once(model, photos, tmp_path):
+@pytest.mark.parametrize("port", [None, 99999])
+def test_no_cluster_is_told_at_once(model, photos, tmp_path, port):
     pytest.importorskip("ray")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    if port is None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
     config = config_for(tmp_path / "rows", engine=BatchEngine.RAY, address=f"127.0.0.1:{port}")
     with pytest.raises(UsageError, match="no Ray cluster"):
         predict(model, [str(photos)], config)

@@ -112,8 +112,10 @@ def tuning_of(network: FloatNetwork, config: ExportConfig, goals: Goals) -> Tuni
     images = read_tuning_images(model, config.data or model.data_folder, MOST_TUNING_IMAGES)
     full = build(sources, model, Variant(Format.ONNX, Precision.FP32))
     check_float(model, full, config.threads)
-    probabilities = tuning_answers(model.folder, model.card.keras_sha256, images.digests).read()
-    if probabilities is None:  # the folder is from a version that kept none
+    version = model.card.input.preprocessing_version
+    known = tuning_answers(model.folder, model.card.keras_sha256, version, images.digests)
+    probabilities = known.read()
+    if probabilities is None:  # none are kept, or those of another network or other preprocessing
         classifier = classifier_of(full.content, Format.ONNX, Precision.FP32, config.threads)
         what = "reference of the tuning images"
         probabilities = run_batches(classifier, images.pixels, IMAGES_AT_ONCE, what)

@@ -20,7 +20,6 @@ from edgetl.card import (
     TrainingSummary,
 )
 from edgetl.card_versions import SCHEMA_VERSION
-from edgetl.classifier import Classifier
 from edgetl.config import DataConfig, Recipe, TrainConfig
 from edgetl.dataset import Dataset, Images, Role, role_fingerprint
 from edgetl.engines import run_batches
@@ -123,7 +122,11 @@ def write_folder(layers: Layers, dataset: Dataset, card: ModelCard, folder: Path
     )
     write_atomically(folder / HISTORY_FILE, history_csv(card.training.history))
     digest, keras_sha256 = sha256_of(folder / REFERENCE_FILE), sha256_of(folder / KERAS_FILE)
-    _keep_tuning_answers(full, tuning, card.data.seed, folder, keras_sha256)
+    some = tuning_sample(len(tuning), card.data.seed)
+    what = "reference of the tuning images"
+    answers = run_batches(full, tuning.pixels[some], _IMAGES_AT_ONCE, what)
+    digests = [tuning.digests[i] for i in some]
+    tuning_answers(folder, keras_sha256, card.input.preprocessing_version, digests).write(answers)
     card = replace(
         card,
         reference=Reference(REFERENCE_FILE, digest, len(certification), stored),
@@ -132,15 +135,6 @@ def write_folder(layers: Layers, dataset: Dataset, card: ModelCard, folder: Path
     )
     write_atomically(folder / CARD_FILE, to_json(card))
     return card
-
-
-def _keep_tuning_answers(
-    full: Classifier, tuning: Images, seed: int, folder: Path, keras_sha256: str
-) -> None:
-    """Spare each later search the run of the full-precision network."""
-    some = tuning_sample(len(tuning), seed)
-    found = run_batches(full, tuning.pixels[some], _IMAGES_AT_ONCE, "reference of the tuning images")
-    tuning_answers(folder, keras_sha256, [tuning.digests[i] for i in some]).write(found)
 
 
 def _training_summary(trained: Trained) -> TrainingSummary:
