@@ -169,7 +169,7 @@ def knock(address: str | None) -> None:
 def _told(address: str | None) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError, OverflowError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"There is no Ray cluster at {address}: {error}", "Start one (deploy/ray), or drop --address."
         ) from error
