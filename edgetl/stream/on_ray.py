@@ -44,16 +44,41 @@ class _Crew:
     told: Any  # the work, in Ray's object store
     calls: dict[Any, tuple[Any, _Part]] = field(default_factory=dict)
     actors: list[Any] = field(default_factory=list)
+    coming: dict[Any, Any] = field(
+        default_factory=dict
+    )  # actors that no node has started yet: they get no part
+    failed: int = 0  # actors that could not start, one after the other
     looked: float = -_RECRUIT_SECONDS
 
     def recruit(self, now: float) -> None:
-        """One actor for each CPU of the cluster; nodes may have come since."""
+        """One actor for each CPU of the cluster; nodes may have come since.
+
+        Ray counts the CPUs of a lost node for a while, so an actor may be asked for that can never start.
+        """
         if now - self.looked < _RECRUIT_SECONDS:
             return
         self.looked = now
         wanted = int(ray.cluster_resources().get("CPU", 0))
-        while len(self.actors) < wanted:
-            self.actors.append(_REMOTE(Node).remote(self.told))
+        while len(self.actors) + len(self.coming) < wanted:
+            actor = _REMOTE(Node).remote(self.told)
+            self.coming[actor.__ray_ready__.remote()] = actor
+        while len(self.actors) + len(self.coming) > wanted and self.coming:
+            ray.kill(self.coming.popitem()[1])
+
+    def welcome(self, call: Any) -> None:
+        """An actor has started, or could not. Raises `DataError` when too many could not."""
+        actor = self.coming.pop(call)
+        try:
+            ray.get(call)
+        except ray.exceptions.RayError as error:
+            self.failed += 1
+            if self.failed == _MOST_ATTEMPTS:
+                raise DataError(
+                    f"{_MOST_ATTEMPTS} nodes could not begin: {error}", "See the logs of Ray."
+                ) from error
+            return
+        self.failed = 0
+        self.actors.append(actor)
 
     def idle(self) -> Any | None:
         """The actor with the fewest calls, if it can hold another."""
@@ -65,6 +90,11 @@ class _Crew:
         """An actor whose node is gone; calls that it still has will end as lost."""
         if actor in self.actors:
             self.actors.remove(actor)
+            ray.kill(actor)
+
+    def disband(self) -> None:
+        """The work is done, or given up."""
+        for actor in [*self.actors, *self.coming.values()]:
             ray.kill(actor)
 
 
@@ -90,12 +120,22 @@ def classified(
                 return
             if wants_to_stop():
                 raise Stopped
-            ready, _ = ray.wait(list(crew.calls), timeout=_LOOK_SECONDS) if crew.calls else ([], [])
-            for call in ready:
-                yield from _received(call, crew, again, meter)
+            for call in _ended([*crew.calls, *crew.coming]):
+                if call in crew.coming:
+                    crew.welcome(call)
+                else:
+                    yield from _received(call, crew, again, meter)
     finally:
-        for actor in list(crew.actors):
-            crew.dismiss(actor)
+        crew.disband()
+
+
+def _ended(calls: list[Any]) -> list[Any]:
+    """What has come back, after a short while at most."""
+    if not calls:
+        time.sleep(_LOOK_SECONDS)
+        return []
+    ready: list[Any] = ray.wait(calls, timeout=_LOOK_SECONDS)[0]
+    return ready
 
 
 def _received(call: Any, crew: _Crew, again: deque[_Part], meter: Meter) -> Iterator[Classified]:

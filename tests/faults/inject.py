@@ -383,8 +383,28 @@ def ray_nodes(count: int, scratch: Path, images: int = 4000) -> dict:
     return done
 
 
+def ghosts(count: int, scratch: Path) -> dict:
+    """Ray counts CPUs that are not there, as those of a node just lost: actors on them can never start."""
+    import ray
+
+    model, photos = make_tiny_model(scratch / "model"), photos_in(scratch / "photos", 200)
+    expected = undisturbed(model, photos, scratch)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.cluster_resources = lambda: {"CPU": 1.0 + count}
+    digest = predict(model, [str(photos)], config_for(scratch / "job", engine=BatchEngine.RAY)).digest
+    lost, twice = wrong_rows(scratch / "job", photos)
+    ray.shutdown()
+    return {
+        "ghosts": count,
+        "rows lost": lost,
+        "rows twice": twice,
+        "digests differ": int(digest != expected),
+    }
+
+
 FAULTS = {
     "ray": ray_nodes,
+    "ghosts": ghosts,
     "kills": kills,
     "stops": stops,
     "cuts": cuts,

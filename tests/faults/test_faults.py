@@ -72,3 +72,9 @@ def test_lost_nodes_of_a_cluster_lose_no_rows():
     counts = inject("ray", 2)
     assert counts["nodes killed"] == 2
     assert [counts[name] for name in ("rows lost", "rows twice", "digests differ")] == [0, 0, 0]
+
+
+def test_actors_that_can_never_start_get_no_part():
+    pytest.importorskip("ray")
+    counts = inject("ghosts", 2)
+    assert [counts[name] for name in ("rows lost", "rows twice", "digests differ")] == [0, 0, 0]
