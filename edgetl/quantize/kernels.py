@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
+from edgetl.quantize.first_layer import without_fourth_channel
 from edgetl.quantize.tflite import convolutions_of, graph_of
 
 Kernel = NDArray[np.int8]
@@ -16,7 +17,7 @@ Kernel = NDArray[np.int8]
 def onnx_kernels(model: onnx.ModelProto) -> list[Kernel]:
     """[O, I, 3, 3] of each int8 convolution."""
     return [
-        numpy_helper.to_array(tensor)
+        without_fourth_channel(tensor)
         for tensor in model.graph.initializer
         if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 4
     ]

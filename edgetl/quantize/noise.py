@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.progress import task
+from edgetl.quantize.first_layer import without_fourth_channel
 from edgetl.quantize.onnx import copy_of
 from edgetl.quantize.onnx_int8 import OnnxQuantizer
 from edgetl.quantize.tflite_int8 import TFLiteQuantizer
@@ -143,11 +144,14 @@ def _noise(
 
 
 def _powers(reference: Array, candidate: Array) -> NDArray[np.float64]:
-    """[2]: sum x^2 and sum (x - y)^2, image by image, which bounds the memory."""
+    """[2]: sum x^2 and sum (x - y)^2, image by image, which bounds the memory.
+
+    A file may have a further colour of zeros behind those of the reference (`first_layer`).
+    """
     powers = np.zeros(2)
     for one, other in zip(reference, candidate, strict=True):
         signal = one.astype(np.float64).ravel()
-        noise = signal - other.ravel()
+        noise = signal - other[: len(one)].ravel()
         powers += signal @ signal, noise @ noise
     return powers
 
@@ -217,7 +221,7 @@ def _onnx_layers(model: onnx.ModelProto, names: Sequence[str]) -> list[_OnnxLaye
 
 def _dequantized(node: Any, values: dict[str, onnx.TensorProto]) -> Array:
     """A symmetric constant [O, ...] behind its DequantizeLinear, a scale for each of O."""
-    levels, scale = (numpy_helper.to_array(values[name]) for name in node.input[:2])
+    levels, scale = (without_fourth_channel(values[name]) for name in node.input[:2])
     return _times_scales(levels, scale)
 
 

@@ -21,6 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgetl.errors import CheckFailed
 from edgetl.progress import task
+from edgetl.quantize.first_layer import add_fourth_channel
 from edgetl.quantize.onnx import copy_of, executed_operators, last_dense
 from edgetl.quantize.ranges import Activation, tap_means
 from edgetl.quantize.recipe import Recipe
@@ -81,6 +82,8 @@ class OnnxQuantizer:
         quantized = self._quantize(source, recipe)
         if recipe.bias_corrected:
             self._correct_biases(quantized, recipe)
+        if 0 not in recipe.float_layers:
+            add_fourth_channel(quantized, self.convolutions[0].node)
         _check_executed(quantized, len(int8))
         return quantized
 
