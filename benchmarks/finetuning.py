@@ -64,6 +64,15 @@ IDEAS = (
 )
 
 
+FOUND = (
+    "\n\nThe head in closed form has the smallest or nearly the smallest tuning loss. What gains most on test images, "
+    "0.86 points on emoji (4 of 464) and 0.44 on Fashion-MNIST, gains nothing on the other data set, or is worse by "
+    "tuning loss, the only figure that `edgetl train` may choose by. So the loop has a short warm-up, a cosine rate "
+    "and shortened gradients, and its weights are kept only where their tuning loss is smaller; mixup, label "
+    "smoothing, falling rates and averaging did not prove themselves and are not part of it."
+)
+
+
 @dataclass(frozen=True)
 class Bench:
     """One data set, its linear model, and what fine-tuning starts from."""
@@ -100,6 +109,7 @@ def main() -> None:
         "weights between those before and after fine-tuning (share of the latter); of the three shares the one with "
         "the smallest tuning loss. Accuracies in percent; test images are the certification images.\n\n"
         + table(header, rows)
+        + FOUND
     )
     publish("finetuning", "What helps fine-tuning on small data", text)
 
