@@ -37,6 +37,14 @@ class _Part:
     attempts: int = 0
 
 
+@dataclass(frozen=True)
+class _Recruit:
+    """An actor that no node has started yet: it gets no part."""
+
+    actor: Any
+    lost: int  # nodes that had been lost when it was asked for
+
+
 @dataclass
 class _Crew:
     """Actors and what each of them is doing."""
@@ -44,10 +52,8 @@ class _Crew:
     told: Any  # the work, in Ray's object store
     calls: dict[Any, tuple[Any, _Part]] = field(default_factory=dict)
     actors: list[Any] = field(default_factory=list)
-    coming: dict[Any, Any] = field(
-        default_factory=dict
-    )  # actors that no node has started yet: they get no part
-    failed: int = 0  # actors that could not start, one after the other
+    coming: dict[Any, _Recruit] = field(default_factory=dict)
+    failed: int = 0  # actors that could not start though their node lived, one after the other
     looked: float = -_RECRUIT_SECONDS
 
     def recruit(self, now: float) -> None:
@@ -58,19 +64,24 @@ class _Crew:
         if now - self.looked < _RECRUIT_SECONDS:
             return
         self.looked = now
-        wanted = int(ray.cluster_resources().get("CPU", 0))
+        wanted, lost = int(ray.cluster_resources().get("CPU", 0)), _nodes_lost()
         while len(self.actors) + len(self.coming) < wanted:
             actor = _REMOTE(Node).remote(self.told)
-            self.coming[actor.__ray_ready__.remote()] = actor
+            self.coming[actor.__ray_ready__.remote()] = _Recruit(actor, lost)
         while len(self.actors) + len(self.coming) > wanted and self.coming:
-            ray.kill(self.coming.popitem()[1])
+            ray.kill(self.coming.popitem()[1].actor)
 
     def welcome(self, call: Any) -> None:
-        """An actor has started, or could not. Raises `DataError` when too many could not."""
-        actor = self.coming.pop(call)
+        """An actor has started, or could not. Raises `DataError` when too many could not.
+
+        Nodes that are lost, however many, are no reason to give up: others may come.
+        """
+        recruit = self.coming.pop(call)
         try:
             ray.get(call)
         except ray.exceptions.RayError as error:
+            if _nodes_lost() > recruit.lost:
+                return
             self.failed += 1
             if self.failed == _MOST_ATTEMPTS:
                 raise DataError(
@@ -78,7 +89,7 @@ class _Crew:
                 ) from error
             return
         self.failed = 0
-        self.actors.append(actor)
+        self.actors.append(recruit.actor)
 
     def idle(self) -> Any | None:
         """The actor with the fewest calls, if it can hold another."""
@@ -94,8 +105,12 @@ class _Crew:
 
     def disband(self) -> None:
         """The work is done, or given up."""
-        for actor in [*self.actors, *self.coming.values()]:
+        for actor in [*self.actors, *[recruit.actor for recruit in self.coming.values()]]:
             ray.kill(actor)
+
+
+def _nodes_lost() -> int:
+    return sum(not node["Alive"] for node in ray.nodes())
 
 
 def _REMOTE(actor: type) -> Any:  # noqa: N802 - stands for a decorator
