@@ -155,6 +155,7 @@ def speeds(parent: Path, models: dict[str, Path], side: int) -> dict[str, float]
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
+            run()  # threads of the file before wait for work in a busy loop, and take a CPU meanwhile
             started = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - started)
@@ -204,7 +205,7 @@ def text_of(kept: list[dict]) -> str:
     intro = (
         "`edgetl compress` from one trained parent, its data and seed. *Drop* and *at most* (exact one-sided 95 % "
         "bound, points) are those of the int8 files against the unpruned parent in full precision on the test images. "
-        f"Images/s: batch {BATCH}, medians of {ROUNDS} rounds in which all files of a case run in turn; at {LARGE} "
+        f"Images/s: batch {BATCH}, medians of {ROUNDS} rounds in which all files of a case run in turn, twice, the second time measured; at {LARGE} "
         "pixels the same network with the same weights. *x fp32*: over the unpruned float32 file in the same engine "
         f"at {LARGE} pixels; *x Keras*: over Keras's ImageDataGenerator and `predict` with the classic VGG16 at "
         f"{LARGE} pixels, reading files included, measured in the same run."
