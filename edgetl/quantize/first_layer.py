@@ -1,7 +1,7 @@
 """A fourth colour of zeros for the first int8 convolution of an ONNX file: the same integers, sooner.
 
 ONNX Runtime's fast int8 convolution takes its input channels in fours (MlasConvSym); three go through a
-slower one, which took a third of the time of a narrow network. Subtracting three means is slow as well, three
+slower one, which took a fifth of the time of a narrow network. Subtracting three means is slow as well, three
 numbers at a time. One Gemm does both: it scales, shifts, and adds the fourth colour.
 """
 
