@@ -13,11 +13,12 @@ import time
 import venv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from common import edgetl, publish, run, table
+from common import edgetl, publish, run, seconds_alone, table
 from fashion import write_folders
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -399,12 +400,9 @@ def line(
 def rates(classifiers: Sequence[Classifier], pixels: np.ndarray) -> list[list[float]]:
     """Images per second of each in each round; in a round all run in turn."""
     found: list[list[float]] = [[] for _ in classifiers]
-    for number in range(ROUNDS + 1):
+    for _ in range(ROUNDS):
         for classifier, speeds in zip(classifiers, found, strict=True):
-            started = time.perf_counter()
-            classifier(pixels)
-            if number > 0:
-                speeds.append(len(pixels) / (time.perf_counter() - started))
+            speeds.append(len(pixels) / seconds_alone(partial(classifier, pixels)))
     return found
 
 
@@ -446,7 +444,7 @@ def text(
         "Speeds are left out: other programs used the CPUs in this run. "
         if settings.without_speed
         else f"Images/s and *x float32*: ONNX Runtime {version('onnxruntime')}, batch {IMAGES_AT_ONCE}, medians of "
-        f"{ROUNDS} rounds in which all run in turn. "
+        f"{ROUNDS} rounds in which all run in turn, each alone before it is timed. "
     )
     return (
         f"Heads trained on the VGG16 trunk, as float32 ONNX files. All get the same file, the same images and "

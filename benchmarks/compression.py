@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from common import card, edgetl, publish, table
+from common import WARM_SECONDS, card, edgetl, publish, seconds_alone, table
 from fashion import write_folders
 
 from edgetl.card import Model
@@ -38,7 +38,6 @@ STUDENTS = "mobilenet_v2,mobilenet_v2_035,mobilenet_v3_small,efficientnet_b0,eff
 BESIDE, RIVALS = "25 %", "rivals"  # the rung that rivals learn beside, and their folder
 LARGE = 224  # pixels of published figures
 BATCH, ROUNDS = 8, 9
-WARM_SECONDS = 0.25  # threads of the file before wait for work in a busy loop, and take a CPU meanwhile
 KERAS_IMAGES = 48
 MACS_PER_PIXEL = 12_000  # of the fast rung
 PARENT_EPOCHS = {"fashion-2000": 40, "emoji": 120, "fashion-60000": 12}  # as many as the small networks have
@@ -156,12 +155,7 @@ def speeds(parent: Path, models: dict[str, Path], side: int) -> dict[str, float]
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
-            alone = time.perf_counter()
-            while time.perf_counter() < alone + WARM_SECONDS:
-                run()
-            started = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(seconds_alone(run))
     return {name: BATCH / statistics.median(found) for name, found in times.items()}
 
 
