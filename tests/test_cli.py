@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny import LABELS, add_onnx, make_image, make_tiny_model, tiny_onnx
+from tiny import LABELS, add_onnx, hearing_control_c, make_image, make_tiny_model, tiny_onnx
 from typer.testing import CliRunner
 
 from edgetl import progress
@@ -333,7 +333,9 @@ def test_the_time_of_a_command_ends_with_it(instead, invoke):
 def test_control_c_while_a_command_waits(model, tmp_path):
     output = tmp_path / "rows.csv"
     command = [sys.executable, "-m", "edgetl", "predict", str(model.folder), "-", "-o", str(output)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with hearing_control_c():
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
         assert "using onnx-fp32" in process.stderr.readline()
         time.sleep(0.2)  # now it reads its standard input
         process.send_signal(signal.SIGINT)

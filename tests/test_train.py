@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tiny import hearing_control_c
 from trained import (  # noqa: F401
     IMAGES_PER_SPLIT,
     SHAPES,
@@ -404,7 +405,8 @@ def test_ctrl_c_leaves_no_model(shapes, tmp_path):
         "--patience",
         10000,
     ]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    with hearing_control_c():
+        process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
     while not (tmp_path / "m.partial" / "history.csv").is_file() and time.monotonic() < until:
         time.sleep(0.05)

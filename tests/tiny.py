@@ -1,6 +1,8 @@
 """A whole model folder in milliseconds, without TensorFlow: a real ONNX network that knows colours."""
 
 import hashlib
+import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,3 +216,13 @@ def _card(name: str, labels, size: int, data: DataSummary, reference: Reference)
         parity={},
         timing={},
     )
+
+
+@contextmanager
+def hearing_control_c():
+    """Children that are started meanwhile hear SIGINT, also where whoever runs the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
