@@ -104,7 +104,7 @@ def test_a_command_has_one_name_and_three_places(command):
 def test_every_file_of_commands_belongs_to_one(folder):
     """Others hold what several files of that folder share."""
     helpers = {
-        "cli": {"__init__", "command", "reporter", "show"},
+        "cli": {"__init__", "command", "control_c", "reporter", "show"},
         "steps": {
             "__init__",
             "advice",

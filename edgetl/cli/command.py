@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from edgetl.cli.control_c import control_c_kept
 from edgetl.cli.show import printable, settle_standard_output
 from edgetl.errors import EdgetlError, ExitCode
 from edgetl.files import storing
@@ -40,7 +41,7 @@ def command(config_type: type | None = None) -> Callable[[Callable[..., Outcome]
         @functools.wraps(body)
         def run(**given: Any) -> None:
             as_json = given.pop("json")
-            with _boundary(as_json):
+            with _boundary(as_json), _watched():
                 if config_type is not None:
                     given["config"] = config_type(**{f.name: given.pop(f.name) for f in fields(config_type)})
                 _finish(body(**given), as_json)
@@ -108,9 +109,6 @@ def _json_flag() -> inspect.Parameter:
 @contextmanager
 def _boundary(as_json: bool) -> Iterator[None]:
     """Errors become one sentence, one hint and an exit code here, and nowhere else."""
-    from edgetl.cli.reporter import reporter_for
-
-    reporter, seconds = REPORTER.set(reporter_for(sys.stderr)), COMMAND_SECONDS.set(seconds_since_start)
     try:
         yield
     except KeyboardInterrupt as error:
@@ -126,9 +124,21 @@ def _boundary(as_json: bool) -> Iterator[None]:
         if _came_of_ctrl_c(error):
             raise _interrupted() from error
         raise
-    finally:
-        COMMAND_SECONDS.reset(seconds)
-        REPORTER.reset(reporter)
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Progress goes to standard error, and steps know since when the command has been running."""
+    from edgetl.cli.reporter import Interruptible, reporter_for
+
+    with control_c_kept() as arrive:
+        reporter = REPORTER.set(Interruptible(reporter_for(sys.stderr), arrive))
+        seconds = COMMAND_SECONDS.set(seconds_since_start)
+        try:
+            yield
+        finally:
+            COMMAND_SECONDS.reset(seconds)
+            REPORTER.reset(reporter)
 
 
 def _interrupted() -> typer.Exit:

@@ -1,7 +1,7 @@
 """How progress is drawn, on standard error: bars with time left in a terminal, plain lines in a pipe."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
@@ -14,6 +14,28 @@ SECONDS_BETWEEN_LINES = 15.0
 def reporter_for(stream: TextIO) -> Reporter:
     """Bars for a terminal, lines for anything else."""
     return TerminalReporter() if stream.isatty() else PlainReporter(stream)
+
+
+class Interruptible:
+    """Tells another reporter, and first looks each time whether the work was to end long ago."""
+
+    def __init__(self, reporter: Reporter, arrive: Callable[[], None]) -> None:
+        self._reporter, self._arrive = reporter, arrive
+
+    @contextmanager
+    def task(self, name: str, total: int | None) -> Iterator[Advance]:
+        """See `Reporter`."""
+        with self._reporter.task(name, total) as told:
+
+            def advance(units: int, note: str = "") -> None:
+                self._arrive()
+                told(units, note)
+
+            yield advance
+
+    def say(self, text: str) -> None:
+        """See `Reporter`."""
+        self._reporter.say(text)
 
 
 class TerminalReporter:

@@ -82,8 +82,7 @@ class OnnxQuantizer:
         quantized = self._quantize(source, recipe)
         if recipe.bias_corrected:
             self._correct_biases(quantized, recipe)
-        if 0 not in recipe.float_layers:
-            add_fourth_channel(quantized, self.convolutions[0].node)
+        add_fourth_channel(quantized, self.convolutions[0].node)
         _check_executed(quantized, len(int8))
         return quantized
 
