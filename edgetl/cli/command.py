@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from edgetl.cli.control_c import control_c_kept
+from edgetl.cli.control_c import ControlC
 from edgetl.cli.show import printable, settle_standard_output
 from edgetl.errors import EdgetlError, ExitCode
 from edgetl.files import storing
@@ -41,7 +41,8 @@ def command(config_type: type | None = None) -> Callable[[Callable[..., Outcome]
         @functools.wraps(body)
         def run(**given: Any) -> None:
             as_json = given.pop("json")
-            with _boundary(as_json), _watched():
+            control_c = ControlC()
+            with _boundary(as_json, control_c), _watched(control_c):
                 if config_type is not None:
                     given["config"] = config_type(**{f.name: given.pop(f.name) for f in fields(config_type)})
                 _finish(body(**given), as_json)
@@ -107,7 +108,7 @@ def _json_flag() -> inspect.Parameter:
 
 
 @contextmanager
-def _boundary(as_json: bool) -> Iterator[None]:
+def _boundary(as_json: bool, control_c: ControlC) -> Iterator[None]:
     """Errors become one sentence, one hint and an exit code here, and nowhere else."""
     try:
         yield
@@ -121,18 +122,18 @@ def _boundary(as_json: bool) -> Iterator[None]:
         settle_standard_output()
         raise typer.Exit(error.exit_code) from error
     except Exception as error:
-        if _came_of_ctrl_c(error):
+        if control_c.pressed or _came_of_ctrl_c(error):
             raise _interrupted() from error
         raise
 
 
 @contextmanager
-def _watched() -> Iterator[None]:
+def _watched(control_c: ControlC) -> Iterator[None]:
     """Progress goes to standard error, and steps know since when the command has been running."""
     from edgetl.cli.reporter import Interruptible, reporter_for
 
-    with control_c_kept() as arrive:
-        reporter = REPORTER.set(Interruptible(reporter_for(sys.stderr), arrive))
+    with control_c.heard():
+        reporter = REPORTER.set(Interruptible(reporter_for(sys.stderr), control_c.arrive))
         seconds = COMMAND_SECONDS.set(seconds_since_start)
         try:
             yield
