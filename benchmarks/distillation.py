@@ -7,6 +7,7 @@ networks have the same channels; only one thing differs from `edgetl compress` i
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,13 +52,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--epochs", type=int, default=20)
     asked = parser.parse_args()
-    parent = asked.work / "distillation-parent"
-    if not parent.exists():
-        data = write_folders(asked.work / "fashion-2000", train=200, val=50)
-        edgetl(
-            "train", str(data), "-o", str(parent), "--image-size", str(SIDE), "--epochs-finetune", "40",
-            "--patience", "40",
-        )  # fmt: skip
+    parent = parent_of(asked.work)
     kept = asked.work / f"distillation-{asked.epochs}-rows.json"  # delete it to train anew
     if not kept.is_file():
         kept.write_text(json.dumps(measured(parent, asked.work, asked.epochs)), encoding="utf-8")
@@ -72,6 +67,18 @@ def main() -> None:
         "*at most* (exact one-sided 95 % bound) in points against the parent.\n\n" + table(header, rows)
     )
     publish("distillation", "Where a small network begins, and what it learns from", text)
+
+
+def parent_of(work: Path) -> Path:
+    """The network that all begin with, trained when it is missing."""
+    parent = work / "distillation-parent"
+    if not parent.exists():
+        data = write_folders(work / "fashion-2000", train=200, val=50)
+        edgetl(
+            "train", str(data), "-o", str(parent), "--image-size", str(SIDE), "--epochs-finetune", "40",
+            "--patience", "40",
+        )  # fmt: skip
+    return parent
 
 
 def measured(parent: Path, work: Path, epochs: int) -> list[tuple[str, ...]]:
@@ -111,8 +118,16 @@ class Bench:
         self, begins: str, learns: str, start: Layers, changed: dict[str, float] | None
     ) -> tuple[str, ...]:
         """Train with one thing changed (None: not at all), and see what comes of it."""
+        if changed is None:
+            return self.row_of(begins, learns, lambda: start, timed=False)
+        return self.row_of(begins, learns, lambda: self.trained(start, changed))
+
+    def row_of(
+        self, begins: str, learns: str, make: Callable[[], Layers], *, timed: bool = True
+    ) -> tuple[str, ...]:
+        """Make a network, and see what it is worth."""
         began = time.perf_counter()
-        layers = start if changed is None else self.trained(start, changed)
+        layers = make()
         seconds = time.perf_counter() - began
         roles = self.work.dataset.roles
         accuracies = []
@@ -122,7 +137,7 @@ class Bench:
         drop = paired_drop(self.right, accuracies[1], 0.05)
         line = (
             begins, learns, f"{100 * accuracies[0].mean():.1f} %", f"{100 * accuracies[1].mean():.2f} %",
-            f"{100 * drop.drop:+.2f}", f"{100 * drop.upper:.2f}", "" if changed is None else f"{seconds:.0f}",
+            f"{100 * drop.drop:+.2f}", f"{100 * drop.upper:.2f}", f"{seconds:.0f}" if timed else "",
         )  # fmt: skip
         print(line, flush=True)
         return line

@@ -46,8 +46,12 @@ def by_block(values: Sequence[Value], last: Block) -> dict[Block, tuple[Value, .
 
 
 def conv_shapes(last: Block, widths: Sequence[int] | None = None) -> tuple[tuple[int, int, int, int], ...]:
-    """HWIO kernel shapes of all convolutions up to a block; `widths`: with other channels than VGG16's."""
-    outputs = tuple(widths or widths_up_to(last))
+    """HWIO kernel shapes of all convolutions up to a block.
+
+    `widths`: their channels where these are not VGG16's; perhaps those of further ones, which do not count.
+    """
+    whole = widths_up_to(last)
+    outputs = tuple(widths or whole)[: len(whole)]
     inputs = (COLOURS, *outputs[:-1])
     return tuple((3, 3, before, after) for before, after in zip(inputs, outputs, strict=True))
 
@@ -58,15 +62,19 @@ def map_size(height: int, width: int, block: Block) -> tuple[int, int]:
     return height >> halvings, width >> halvings
 
 
-def map_shape(height: int, width: int, block: Block) -> tuple[int, int, int]:
-    """[h, w, C] of VGG16's activations after `block`'s pooling, for an input of so many pixels."""
-    return *map_size(height, width, block), BLOCK_WIDTHS[block][-1]
+def map_shape(
+    height: int, width: int, block: Block, widths: Sequence[int] | None = None
+) -> tuple[int, int, int]:
+    """[h, w, C] of the activations after `block`'s pooling, for an input of so many pixels."""
+    return *map_size(height, width, block), conv_shapes(block, widths)[-1][3]
 
 
-def multiplications(height: int, width: int, above: Block | None, last: Block) -> float:
+def multiplications(
+    height: int, width: int, above: Block | None, last: Block, widths: Sequence[int] | None = None
+) -> float:
     """Multiply-adds of one image through the blocks above `above` (None: all) up to `last`, forward."""
     frozen = len(conv_shapes(above)) if above else 0
-    return sum(layer_multiplications(height, width, last)[frozen:])
+    return sum(layer_multiplications(height, width, last, widths)[frozen:])
 
 
 def layer_multiplications(

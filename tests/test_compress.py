@@ -6,22 +6,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from trained import assert_same_weights, copy_of, draw, said, shapes, trained, trained_once  # noqa: F401
+from trained import quick as training
 from typer.testing import CliRunner
 
 from edgetl.card import CARD_FILE, Model
 from edgetl.cli import app
-from edgetl.config import CompressConfig, ExportConfig, PredictConfig, TrainConfig, VerifyConfig
+from edgetl.config import Block, CompressConfig, ExportConfig, PredictConfig, VerifyConfig
 from edgetl.dataset import Role
 from edgetl.errors import CheckFailed, DataError, ExitCode, Undecidable, UsageError, WeightsError
 from edgetl.keras.attempts import AttemptFiles
+from edgetl.keras.classifier import open_layers
 from edgetl.keras.lessons import NO_LABEL, LessonPlan, make_lessons
-from edgetl.keras.weights import load_trunk
 from edgetl.statistics import Verdict
 from edgetl.steps import compress as compress_step
 from edgetl.steps.compress import compress, same_dataset
 from edgetl.steps.export import export
 from edgetl.steps.predict import predict
+from edgetl.steps.train import train
 from edgetl.steps.verify import verify
+from edgetl.vgg16 import multiplications
 
 LOOSE = "25"  # points: what the few certification images of the drawn shapes can prove
 QUICK = {"max_drop": LOOSE, "epochs": 3, "pictures": 2, "rate": 1e-3}
@@ -66,9 +69,36 @@ def test_every_other_command_works_on_it(compressed, shapes, tmp_path):
     assert summary.images == 36
 
 
-def test_its_trunk_is_no_source_to_train_from(compressed):
-    with pytest.raises(WeightsError, match="was compressed"):
-        load_trunk(TrainConfig(weights=str(compressed[0].folder)))
+def test_its_trunk_is_a_source_to_train_from(compressed, shapes, tmp_path):
+    small = compressed[0]
+    source = {"weights": str(small.folder), "image_size": 32, "cut": None}
+    model = train(shapes, tmp_path / "again", training(**source))
+    assert model.card.network.channels == small.card.network.channels, "nothing names a lower cut"
+    assert model.card.weights.name == small.card.name
+    assert model.card.input.mean_rgb == small.card.input.mean_rgb
+    assert {score.giga_macs for score in model.card.training.cuts} == {
+        multiplications(32, 32, None, Block.BLOCK2, (32, 32, 64, 64)) / 1e9
+    }
+    assert model.card.scores["keras"].accuracy > 0.8
+    stages = [record.stage for record in model.card.training.history]
+    assert stages.count("finetune") == 2, "there is a boundary below the head, and maps at it"
+    _, exported = export(model, ExportConfig(precision="int8"))
+    assert [artifact.name for artifact in exported.artifacts] == ["onnx-int8", "tflite-int8"]
+    lower = train(shapes, tmp_path / "lower", training(**source | {"cut": Block.BLOCK1}))
+    assert lower.card.network.channels == (32, 32)
+    with pytest.raises(WeightsError, match="ends at block2; block3 is needed"):
+        train(shapes, tmp_path / "higher", training(**source | {"cut": Block.BLOCK3}))
+
+
+def test_a_trunk_without_head_is_its_own_start(compressed, shapes, tmp_path):
+    """Before anything learns, the new network has the weights of the old one."""
+    small = compressed[0]
+    settings = {"weights": str(small.folder), "image_size": 32, "cut": None, "epochs_finetune": 0}
+    model = train(shapes, tmp_path / "again", training(**settings))
+    before, after = (open_layers(one).convolutions for one in (small, model))
+    for old, new in zip(before, after, strict=True):
+        for one, other in zip(old.get_weights(), new.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_the_same_seed_gives_the_same_model(compressed, trained_once, tmp_path):

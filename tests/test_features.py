@@ -33,10 +33,10 @@ def spec_of(height, width=None):
     return InputSpec(height, width or height, (120.0, 110.0, 100.0), 1 / 64, (255, 255, 255), 1)
 
 
-def weights_up_to(last, seed=0):
+def weights_up_to(last, seed=0, widths=None):
     """He initialisation, and biases that are not zero."""
     random = np.random.default_rng(seed)
-    shapes = conv_shapes(last)
+    shapes = conv_shapes(last, widths)
     kernels = [random.normal(0, np.sqrt(2 / (9 * shape[2])), shape).astype(np.float32) for shape in shapes]
     return TrunkWeights(
         tuple(kernels), tuple(random.normal(0, 0.1, shape[3]).astype(np.float32) for shape in shapes)
@@ -364,6 +364,26 @@ def test_shapes_and_titles_of_spaces(tmp_path):
     ):
         for word in ("a trunk", *words, "80 x 64 pixels", "fp32"):
             assert word in space.title
+
+
+@pytest.mark.parametrize("precision", [FP32, INT8])
+def test_a_trunk_with_fewer_channels(tmp_path, precision):
+    widths = (16, 32, 48, 16)
+    trunk = replace(trunk_of(tmp_path, B2, precision=precision), weights=weights_up_to(B2, widths=widths))
+    assert trunk.weights.widths == widths
+    assert trunk.weights.last is B2
+    assert trunk.maps_space(B1).row_shape == (16, 16, 32)
+    assert trunk.pooled_space((B1, B2)).row_shape == ((2 + 4) * (32 + 16),)
+    assert trunk.multiplications_to(B1) == 32 * 32 * 9 * (3 * 16 + 16 * 32)
+    assert trunk.multiplications_to(B2) == trunk.multiplications_to(B1) + 16 * 16 * 9 * (32 * 48 + 48 * 16)
+    pixels = noise(3, trunk.spec)
+    found = outputs(trunk, [maps_of(B1), maps_of(B2), averages_of(B2)], pixels)
+    assert found[maps_of(B2)].shape == (3, 8, 8, 16)
+    columns = columns_of(trunk.spec, (B1, B2), Head.MAX, (B2,), widths)
+    assert columns.tolist() == list(range(6 * 32 + 16, 6 * 32 + 2 * 16))
+    further = outputs(trunk, [maps_of(B2), averages_of(B2)], found[maps_of(B1)], B1)
+    assert_near(further[maps_of(B2)], found[maps_of(B2)])
+    assert_near(further[averages_of(B2)], found[averages_of(B2)])
 
 
 def test_titles_tell_int8_spaces_of_other_calibration_images_apart(tmp_path):

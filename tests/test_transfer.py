@@ -501,6 +501,10 @@ def features_like(quality, number, tuning_images):
     return train, clouds(tuning_images, 20, seed=seed + 10**6, distance=quality)[0]
 
 
+def multiplications_to(block):
+    return multiplications(64, 64, None, block)
+
+
 def scored(qualities, numbers=(0,) * 6, tuning_images=120):
     """Scores of `TRIED` with features of these qualities."""
     made = {
@@ -509,7 +513,7 @@ def scored(qualities, numbers=(0,) * 6, tuning_images=120):
     }
     advanced = []
     labels = TRAIN_LABELS, np.arange(tuning_images) % 3
-    scores = score_cuts(TRIED, made.__getitem__, labels, spec_of(64), advanced.append)
+    scores = score_cuts(TRIED, made.__getitem__, labels, multiplications_to, advanced.append)
     assert sum(advanced) == len(TRIED)
     assert sum(score.chosen for score in scores) == 1
     return scores
@@ -566,7 +570,7 @@ def test_the_same_scores_with_any_number_of_threads():
 
     def scores(threads):
         copied = lambda one: tuple(part.copy() for part in made[one])  # noqa: E731 - they are scaled in place
-        return score_cuts(TRIED, copied, labels, spec_of(64), lambda _: None, threads=threads)
+        return score_cuts(TRIED, copied, labels, multiplications_to, lambda _: None, threads=threads)
 
     assert scores(3) == scores(1)
 

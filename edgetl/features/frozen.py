@@ -21,7 +21,7 @@ from edgetl.machine import instruction_set
 from edgetl.progress import task
 from edgetl.quantize.onnx import to_int8
 from edgetl.transfer.layout import row_width
-from edgetl.vgg16 import map_shape
+from edgetl.vgg16 import map_shape, multiplications
 
 LARGEST_HALF = 65504.0  # float16
 IMAGES_AT_ONCE = 32
@@ -53,13 +53,19 @@ class FrozenTrunk:
 
     def maps_space(self, boundary: Block) -> Space:
         """Rows are activations [h, w, C] after `boundary`."""
-        shape = map_shape(self.spec.height, self.spec.width, boundary)
-        return self._space(f"activations after {boundary}", boundary, shape)
+        return self._space(f"activations after {boundary}", boundary, self._shape(boundary))
 
     def pooled_space(self, blocks: tuple[Block, ...]) -> Space:
         """Rows are averages and maxima of these blocks, see `transfer.layout`."""
         title = f"pooled {', '.join(blocks)}"
-        return self._space(title, blocks[-1], (row_width(self.spec, blocks),))
+        return self._space(title, blocks[-1], (row_width(self.spec, blocks, self.weights.widths),))
+
+    def _shape(self, boundary: Block) -> tuple[int, int, int]:
+        return map_shape(self.spec.height, self.spec.width, boundary, self.weights.widths)
+
+    def multiplications_to(self, block: Block) -> float:
+        """Multiply-adds of one image through the trunk up to a block."""
+        return multiplications(self.spec.height, self.spec.width, None, block, self.weights.widths)
 
     def _space(self, title: str, last: Block, shape: tuple[int, ...]) -> Space:
         spec, precision = self.spec, self.precision
@@ -79,7 +85,7 @@ class FrozenTrunk:
         """
         wanted = (start, *names)
         if wanted not in self.made:
-            graph = self.graph if start is None else continuing(self.graph, self.spec, start)
+            graph = self.graph if start is None else continuing(self.graph, self._shape(start), start)
             self.made[wanted] = _running(only(graph, names), self.threads)
         return self.made[wanted]
 

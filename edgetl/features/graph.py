@@ -16,7 +16,7 @@ from onnx.utils import Extractor
 from edgetl.card import InputSpec
 from edgetl.config import Block, Head
 from edgetl.transfer.layout import parts_of
-from edgetl.vgg16 import BLOCK_WIDTHS, blocks_up_to, conv_shapes, grid_side, map_shape
+from edgetl.vgg16 import BLOCK_WIDTHS, blocks_up_to, conv_shapes, grid_side, map_size
 
 OPSET, IR_VERSION = 17, 8
 INPUT = "image"
@@ -29,6 +29,11 @@ class TrunkWeights:
 
     kernels: tuple[NDArray[np.float32], ...]
     biases: tuple[NDArray[np.float32], ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each convolution."""
+        return tuple(kernel.shape[3] for kernel in self.kernels)
 
     @property
     def last(self) -> Block:
@@ -106,8 +111,8 @@ def only(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     return part
 
 
-def continuing(graph: onnx.ModelProto, spec: InputSpec, start: Block) -> onnx.ModelProto:
-    """The part of a trunk graph, quantized or not, above `start`: takes float32 maps [N, h, w, C].
+def continuing(graph: onnx.ModelProto, shape: tuple[int, int, int], start: Block) -> onnx.ModelProto:
+    """The part of a trunk graph, quantized or not, above `start`: takes its float32 maps [N, *shape].
 
     A quantized graph rounds its own maps to themselves, so nothing differs from going on without a stop.
     """
@@ -120,7 +125,6 @@ def continuing(graph: onnx.ModelProto, spec: InputSpec, start: Block) -> onnx.Mo
     wanted = [name for block in above for name in (maps_of(block), averages_of(block)) if name in names]
     part = Extractor(shape_inference.infer_shapes(graph)).extract_model([value], wanted)
     del part.graph.input[:]
-    shape = map_shape(spec.height, spec.width, start)
     part.graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *shape]))
     part.graph.node.insert(0, helper.make_node("Transpose", [INPUT], [value], perm=_TO_FIRST))
     continued: onnx.ModelProto = part
@@ -137,7 +141,7 @@ def _preprocess(drawing: _Drawing, spec: InputSpec) -> str:
 def _pool(drawing: _Drawing, value: str, spec: InputSpec, block: Block) -> list[str]:
     """Flat averages and maxima of [N, C, h, w]: each as Keras flattens it, positions before channels."""
     pooled = []
-    height, width, _ = map_shape(spec.height, spec.width, block)
+    height, width = map_size(spec.height, spec.width, block)
     for part in parts_of(spec, block):
         if part.head is Head.GAP:
             found = drawing.add("GlobalAveragePool", value)

@@ -150,7 +150,7 @@ def fit_linear(
             tried,
             lambda candidate: trial.features(rows, compared, candidate),
             (trial.labels[compared], images.tuning.labels),
-            gallery.trunk.spec,
+            gallery.trunk.multiplications_to,
             advance,
             threads=cores(),
         )
@@ -314,7 +314,8 @@ class _Trial:
         return _Fitted(scale, found, found.head.logits(tuning))
 
     def _columns_of(self, candidate: Candidate) -> NDArray[np.int64]:
-        return columns_of(self.gallery.trunk.spec, self.blocks, candidate.head, candidate.scales)
+        trunk = self.gallery.trunk
+        return columns_of(trunk.spec, self.blocks, candidate.head, candidate.scales, trunk.weights.widths)
 
 
 def _columns(rows: Rows, positions: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:

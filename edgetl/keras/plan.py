@@ -24,7 +24,7 @@ from edgetl.reference import MOST_TUNING_IMAGES
 from edgetl.roles import MOST_CALIBRATION_IMAGES
 from edgetl.transfer.cuts import LOWEST_CUT, MOST_SCORED, Candidate
 from edgetl.transfer.layout import GRID_CELLS
-from edgetl.vgg16 import BLOCK_WIDTHS, block_below, blocks_up_to, map_shape, multiplications
+from edgetl.vgg16 import block_below, blocks_up_to, map_shape, multiplications
 
 DEFAULT_SIDE = 96
 SMALLER_SIDES = (96, 80, 64, 48, 32)  # that a budget may choose
@@ -62,6 +62,7 @@ class Plan:
     views: int
     augment: Augment
     deepest: Block  # the highest block that may be kept
+    widths: tuple[int, ...]  # channels of the trunk's convolutions where they are not VGG16's
     unfreeze: Unfreeze | None  # None: so many blocks below the cut as `depth` says
     depth: int
     epochs: int  # expected
@@ -143,6 +144,7 @@ class Situation:
     work: Work
     rates: Rates
     deepest: Block  # the highest block that may be kept
+    widths: tuple[int, ...] = ()  # channels of the trunk's convolutions where they are not VGG16's
 
 
 def make_plan(config: TrainConfig, situation: Situation) -> Plan:
@@ -200,6 +202,7 @@ def _plan(config: TrainConfig, situation: Situation, side: int) -> Plan:
         views=1 if augment is Augment.OFF else config.views or (1 if many else _VIEWS),
         augment=augment,
         deepest=situation.deepest,
+        widths=situation.widths,
         unfreeze=unfreeze,
         depth=1 if work.train < SOME_IMAGES else 2,
         epochs=0 if unfreeze is Unfreeze.NONE else epochs,
@@ -231,7 +234,8 @@ def _feature_precision(plan: Plan, work: Work) -> FeaturePrecision:
     if plan.features is not FeaturePrecision.AUTO:
         return plan.features
     pictures = plan.views * work.train + work.tuning
-    worth = pictures * multiplications(plan.image_size, plan.image_size, None, Block.BLOCK4) > 1e12
+    side = plan.image_size
+    worth = pictures * multiplications(side, side, None, min(plan.deepest, Block.BLOCK4), plan.widths) > 1e12
     return FeaturePrecision.INT8 if has_fast_int8() and worth else FeaturePrecision.FP32
 
 
@@ -239,7 +243,7 @@ def estimated(plan: Plan, situation: Situation) -> Plan:
     """The plan with the seconds that its parts should take."""
     work, rates, side = situation.work, situation.rates, plan.image_size
     cut = min(plan.deepest, Block.BLOCK4)
-    whole = multiplications(side, side, None, plan.deepest)
+    whole = multiplications(side, side, None, plan.deepest, plan.widths)
     pictures = plan.views * work.train + work.tuning
     quantizing = _QUANTIZING_SECONDS if plan.features is FeaturePrecision.INT8 else 0.0
     thousands = min(work.train, MOST_SCORED) / 1000
@@ -254,7 +258,7 @@ def estimated(plan: Plan, situation: Situation) -> Plan:
     }
     boundary = plan.boundary_for(Candidate(cut, Head.GAP, (cut,)))
     if plan.tunes and boundary != cut:
-        step = multiplications(side, side, boundary, cut)
+        step = multiplications(side, side, boundary, cut, plan.widths)
         training = 3 * step / rates.training(plan.arithmetic)
         seconds["fine-tuning"] = plan.epochs * (work.train * training + work.tuning * step / rates.forward)
     return replace(plan, expected_seconds=seconds)
@@ -297,11 +301,12 @@ def _free_bytes(folder: Path) -> int:
 def needed_bytes(plan: Plan, work: Work) -> int:
     """Of activations on the disk, at most."""
     pictures = plan.views * work.train + work.tuning
-    channels = sum(BLOCK_WIDTHS[block][-1] for block in blocks_up_to(plan.deepest)[-_MOST_POOLED:])
+    side, pooled = plan.image_size, blocks_up_to(plan.deepest)[-_MOST_POOLED:]
+    channels = sum(map_shape(side, side, block, plan.widths)[2] for block in pooled)
     averages = _HALF_BYTES * (2 + GRID_CELLS) * channels  # average, maximum and quarters of each
     cuts = [cut for cut in Block if LOWEST_CUT <= cut <= plan.deepest] or [plan.deepest]
     boundaries = [plan.boundary_for(Candidate(cut, Head.GAP, (cut,))) for cut in cuts] if plan.tunes else []
-    shapes = [map_shape(plan.image_size, plan.image_size, boundary) for boundary in boundaries if boundary]
+    shapes = [map_shape(side, side, boundary, plan.widths) for boundary in boundaries if boundary]
     maps = _HALF_BYTES * max((math.prod(shape) for shape in shapes), default=0)
     return pictures * (averages + maps)
 

@@ -73,7 +73,7 @@ def _new_plan(config: TrainConfig, listing: Listing, trunk: Trunk) -> Plan:
     deepest = config.cut or next(block for block in Block if len(conv_shapes(block)) >= len(trunk.kernels))
     work = estimate_work(listing, config)
     rates = measure_rates(listing.entries, config.image_size or 64, threads=cores())
-    situation = Situation(work, rates, deepest)
+    situation = Situation(work, rates, deepest, trunk.widths)
     plan = make_plan(config, situation)
     spec = spec_of(trunk, plan.image_size)
     if config.head is not Head.FLATTEN and not candidates(

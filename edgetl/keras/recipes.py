@@ -46,6 +46,7 @@ from edgetl.progress import say
 from edgetl.records import from_json
 from edgetl.transfer.cuts import LOWEST_CUT, LOWEST_TUNED_CUT, candidates
 from edgetl.transfer.heads import FeatureScale
+from edgetl.vgg16 import conv_shapes
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,8 @@ def _untrained(run: Run, dataset: Dataset, schedule: Schedule) -> Layers:
     """The network with the pretrained trunk and a new head."""
     side = dataset.roles[Role.TRAIN].pixels.shape[1]
     hidden = HIDDEN_UNITS if schedule.head is Head.FLATTEN else 0
-    network = Network(schedule.cut, schedule.head, schedule.scales, hidden, len(dataset.labels))
+    widths = run.trunk.widths[: len(conv_shapes(schedule.cut))]
+    network = Network(schedule.cut, schedule.head, schedule.scales, hidden, len(dataset.labels), widths)
     layers = make_layers(network, spec_of(run.trunk, side), run.config.seed, schedule.arithmetic)
     set_trunk(layers, run.trunk.kernels, run.trunk.biases)
     return layers

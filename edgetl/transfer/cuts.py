@@ -19,7 +19,7 @@ from edgetl.transfer.heads import (
     scale_in_place,
 )
 from edgetl.transfer.layout import parts_of
-from edgetl.vgg16 import block_below, multiplications
+from edgetl.vgg16 import block_below
 
 MOST_SCORED = 4000  # images; enough to tell choices apart, and seconds instead of minutes
 MOST_COMPARED = 1000  # that a head is fitted on for each of many candidates: tuning images tell them apart
@@ -67,14 +67,15 @@ def score_cuts(
     tried: Sequence[Candidate],
     features_of: Callable[[Candidate], tuple[Array, Array]],
     labels: tuple[Labels, Labels],
-    spec: InputSpec,
+    multiplications_to: Callable[[Block], float],
     advance: Callable[[int], None],
     *,
     threads: int = 1,
 ) -> tuple[CutScore, ...]:
     """One line for each candidate, in order; exactly one is chosen.
 
-    `features_of` gives the features [N, D] of training and tuning images; several threads may ask. A lower
+    `features_of` gives the features [N, D] of training and tuning images; several threads may ask.
+    `multiplications_to`: multiply-adds of one image through the trunk up to a block. A lower
     cut is chosen when its smallest tuning loss is within one standard error (of the paired difference) of
     the smallest of all.
     """
@@ -101,7 +102,7 @@ def score_cuts(
             head=candidate.head,
             scales=candidate.scales,
             features=width,
-            giga_macs=multiplications(spec.height, spec.width, None, candidate.cut) / 1e9,
+            giga_macs=multiplications_to(candidate.cut) / 1e9,
             tuning_loss=fit.tuning_loss,
             tuning_accuracy=fit.tuning_accuracy,
             chosen=number == chosen,

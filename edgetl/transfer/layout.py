@@ -22,26 +22,33 @@ class Part:
     width: int
 
 
-def parts_of(spec: InputSpec, block: Block) -> tuple[Part, ...]:
-    """Average and maximum over the whole map and, where it has room for them, averages over its quarters."""
-    height, width, channels = map_shape(spec.height, spec.width, block)
+def parts_of(spec: InputSpec, block: Block, widths: Sequence[int] | None = None) -> tuple[Part, ...]:
+    """Average and maximum over the whole map and, where it has room for them, averages over its quarters.
+
+    `widths`: channels of the trunk's convolutions where these are not VGG16's.
+    """
+    height, width, channels = map_shape(spec.height, spec.width, block, widths)
     whole = Part(block, Head.GAP, channels), Part(block, Head.MAX, channels)
     return (*whole, Part(block, Head.GRID, GRID_CELLS * channels)) if min(height, width) >= 2 else whole
 
 
-def row_width(spec: InputSpec, blocks: Sequence[Block]) -> int:
+def row_width(spec: InputSpec, blocks: Sequence[Block], widths: Sequence[int] | None = None) -> int:
     """Columns of a row that holds every average of these blocks."""
-    return sum(part.width for block in blocks for part in parts_of(spec, block))
+    return sum(part.width for block in blocks for part in parts_of(spec, block, widths))
 
 
 def columns_of(
-    spec: InputSpec, blocks: Sequence[Block], head: Head, scales: Sequence[Block]
+    spec: InputSpec,
+    blocks: Sequence[Block],
+    head: Head,
+    scales: Sequence[Block],
+    widths: Sequence[int] | None = None,
 ) -> NDArray[np.int64]:
     """The columns, in rows of `blocks`, of what `head` sees of the blocks `scales`, in the head's order."""
     found: dict[tuple[Block, Head], NDArray[np.int64]] = {}
     start = 0
     for block in blocks:
-        for part in parts_of(spec, block):
+        for part in parts_of(spec, block, widths):
             found[part.block, part.head] = np.arange(start, start + part.width)
             start += part.width
     return np.concatenate([found[scale, head] for scale in scales])
