@@ -45,9 +45,9 @@ def main() -> None:
     kept = asked.work / f"channels-{asked.epochs}-rows.json"  # delete it to train anew
     if not kept.is_file():
         kept.write_text(json.dumps(measured(parent, asked.work, asked.epochs)), encoding="utf-8")
-    rows = [tuple(row) for row in json.loads(kept.read_text(encoding="utf-8"))]
+    rows = [tuple(row[:-1]) for row in json.loads(kept.read_text(encoding="utf-8"))]  # without seconds
     card = Model.open(parent).card
-    header = ("chosen by", "begins and learns", "tuning", "test", "drop", "at most", "seconds")
+    header = ("chosen by", "begins and learns", "tuning", "test", "drop", "at most")
     text = (
         f"Fashion-MNIST, {card.data.roles['train'].images:,} training images, {SIDE} pixels, channels "
         f"{'-'.join(map(str, WIDTHS))} of {'-'.join(map(str, card.network.channels))}, {asked.epochs} epochs in "
