@@ -1,11 +1,12 @@
 """How small and how fast: the ladder of `edgetl compress`, against the network it began with.
 
-    python benchmarks/compression.py WORK [--students] [CASE ...]
+    python benchmarks/compression.py WORK [--rungs 3] [--students] [CASE ...]
 
 A case is a data set, a number of pixels and a seed: fashion-2000-64-0, emoji-64-0, fashion-60000-48-0 ...
 Needs Debian's `dataset-fashion-mnist`. Networks that are in WORK already are not trained again; speed is
 measured anew, all files in turn. A case of 2,000 images takes about an hour, one of 60,000 most of a day.
-With --students every rival learns beside one rung of the ladder (hours more), and they are listed after it.
+--rungs 1 stops after the first rung of the ladder. With --students every rival learns beside one rung (hours
+more), and they are listed after it.
 """
 
 import argparse
@@ -74,15 +75,16 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("names", nargs="*", default=["fashion-2000-64-0"])
     parser.add_argument("--students", action="store_true")
+    parser.add_argument("--rungs", type=int, default=len(LADDER))
     asked = parser.parse_args()
     for name in asked.names:
         data, side, seed = name.rsplit("-", 2)
-        measure(Case(data, int(side), int(seed)), asked.work, students=asked.students)
+        measure(Case(data, int(side), int(seed)), asked.work, asked.rungs, students=asked.students)
     kept = [json.loads(path.read_text()) for path in sorted(asked.work.glob("*-ladder.json"))]
     publish("compression", "Fewer channels", text_of(kept))
 
 
-def measure(case: Case, work: Path, *, students: bool) -> None:
+def measure(case: Case, work: Path, rungs: int, *, students: bool) -> None:
     """Train what is missing, time everything, and keep the figures."""
     parent = work / f"{case.name}-parent"
     if not parent.exists():
@@ -94,7 +96,7 @@ def measure(case: Case, work: Path, *, students: bool) -> None:
         )  # fmt: skip
     models = {}
     rivals = {RIVALS: (*LADDER[BESIDE], "--student", STUDENTS)} if students else {}
-    for name, options in (LADDER | rivals).items():
+    for name, options in (dict(list(LADDER.items())[:rungs]) | rivals).items():
         model = work / f"{case.name}-{name.replace(' ', '').replace('%', '').replace(',', '-')}"
         given = (*options, f"{MACS_PER_PIXEL * case.side**2 / 1e6:g}") if options[-1] == "--macs" else options
         if not model.exists():
