@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edgetl.card import Model
 from edgetl.config import Format, Precision, VerifyConfig
 from edgetl.engines import classifier_of, run_batches
+from edgetl.engines.embedding import with_embedding
+from edgetl.engines.onnx import SUMS, SUMS_FIT
 from edgetl.errors import CheckFailed, EdgetlError, ModelFolderError, UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -219,21 +222,38 @@ def test_answers_of_other_files_and_cpus_are_not_mixed_up(plain):
 def test_files_are_opened_as_the_engine_opens_them(plain):
     from other_cpus import session_options
 
-    onnx = Model.open(DEMO).card.artifacts[0]
+    model = Model.open(DEMO)
+    artifact = model.card.artifacts[0]
     exact = "session.x64quantprecision=1"
-    assert session_options(onnx, plain) == (exact,)
+    assert session_options(model, artifact, plain) == (exact,)
     floats = (exact, "session.disable_quant_qdq=1")
-    assert session_options(replace(onnx, precision=Precision.W8A32), plain) == floats
-    assert session_options(onnx, replace(plain, cpu=replace(plain.cpu, as_it_comes=True))) == ()
+    assert session_options(model, replace(artifact, precision=Precision.W8A32), plain) == floats
+    assert session_options(model, artifact, replace(plain, cpu=replace(plain.cpu, as_it_comes=True))) == ()
 
 
-@pytest.mark.parametrize(("saturates", "entries"), [(True, ["1"]), (False, [])])
-def test_sums_are_exact_where_they_would_saturate_and_fast_elsewhere(monkeypatch, saturates, entries):
+@pytest.mark.parametrize(
+    ("saturates", "says", "entries"),
+    [
+        (True, {}, ["1"]),
+        (True, {SUMS: SUMS_FIT}, []),
+        (True, {SUMS: "may be anything"}, ["1"]),
+        (True, {"other": SUMS_FIT}, ["1"]),
+        (False, {}, []),
+        (False, {SUMS: SUMS_FIT}, []),
+    ],
+)
+def test_sums_are_exact_where_they_would_saturate_and_fast_elsewhere(monkeypatch, saturates, says, entries):
     from edgetl.engines import onnx as engine
 
     model = Model.open(DEMO)
+    file = onnx.load_model_from_string(model.read(model.card.artifacts[0]))
+    described = {one.key: one.value for one in file.metadata_props}
+    onnx.helper.set_model_props(file, described | says)
+    content = file.SerializeToString()
+    assert engine.sums_fit(content) == (says == {SUMS: SUMS_FIT})
+    assert engine.sums_fit(with_embedding(content)[0]) == (says == {SUMS: SUMS_FIT})
     monkeypatch.setattr(engine, "int8_sums_may_saturate", lambda: saturates)
-    opened = engine.session_of(model.read(model.card.artifacts[0])).get_session_options()
+    opened = engine.session_of(content).get_session_options()
     found = []
     with suppress(RuntimeError):  # onnxruntime's for an entry that is not there
         found.append(opened.get_session_config_entry("session.x64quantprecision"))

@@ -12,6 +12,7 @@ from trained import SIDE, copy_of, said, shapes, trained, trained_once  # noqa: 
 from edgetl.card import Model
 from edgetl.config import ExportConfig, Format, Precision, Target, VerifyConfig
 from edgetl.engines import classifier_of
+from edgetl.engines.onnx import sums_fit
 from edgetl.errors import DataError, ModelFolderError, Undecidable, UsageError
 from edgetl.files import write_atomically
 from edgetl.keras.classifier import KerasClassifier, open_layers
@@ -194,8 +195,10 @@ def test_too_few_certification_images_are_refused_before_any_work(trained, monke
     ],
 )
 def test_a_target_decides_formats_and_weights(trained, target, formats, recipe):
-    _, exported = promised(trained, target=target)
+    model, exported = promised(trained, target=target)
     assert [artifact.name for artifact in exported.artifacts] == [f"{form}-int8" for form in formats]
+    fits = [sums_fit(model.read(one)) for one in exported.artifacts if one.format is Format.ONNX]
+    assert fits == [recipe == "7-bit weights"] * formats.count("onnx"), "what engines without VNNI go by"
     assert {tried.recipe for tried in exported.tried} == {recipe}
     assert str(target) in exported.goals
 

@@ -5,12 +5,15 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgetl.engines.embedding import with_embedding
+from edgetl.engines.messages import parts
 from edgetl.errors import ModelFolderError
 from edgetl.machine import int8_sums_may_saturate
 
 ERRORS_ONLY = 3  # of onnxruntime's log levels
 # Kernels whose sums do not saturate. With VNNI none does, and these take three to four times as long.
 EXACT_SUMS = ("session.x64quantprecision", "1")
+SUMS, SUMS_FIT = "edgetl.sums", "fit into 16 bits"  # of the metadata of files that need no such kernels
+_MODEL_METADATA, _KEY, _VALUE = 14, 1, 2  # onnx.proto3
 
 
 def session_of(content: bytes, threads: int = 0, float_weights: bool = False) -> onnxruntime.InferenceSession:
@@ -22,7 +25,7 @@ def session_of(content: bytes, threads: int = 0, float_weights: bool = False) ->
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = ERRORS_ONLY
-    if int8_sums_may_saturate():
+    if int8_sums_may_saturate() and not sums_fit(content):
         options.add_session_config_entry(*EXACT_SUMS)
     if float_weights:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -32,6 +35,14 @@ def session_of(content: bytes, threads: int = 0, float_weights: bool = False) ->
         raise ModelFolderError(
             f"ONNX Runtime refuses the model: {error}", "Export the model again."
         ) from error
+
+
+def sums_fit(content: bytes) -> bool:
+    """Whether the file says that its weights are small enough for the fast kernels of every CPU."""
+    for entry in parts(memoryview(content), _MODEL_METADATA):
+        if bytes(next(parts(entry, _KEY), b"")) == SUMS.encode():
+            return bytes(next(parts(entry, _VALUE), b"")) == SUMS_FIT.encode()
+    return False
 
 
 class OnnxClassifier:

@@ -5,6 +5,7 @@ Ultralytics tools read, `model_info ...` what OpenVINO's Model API reads, `edget
 """
 
 import json
+from collections.abc import Mapping
 
 import onnx
 
@@ -12,8 +13,10 @@ from edgetl.card import ModelCard
 from edgetl.config import Precision
 
 
-def describe(model: onnx.ModelProto, card: ModelCard, precision: Precision) -> None:
-    """Write the labels and the input contract into `model`."""
+def describe(
+    model: onnx.ModelProto, card: ModelCard, precision: Precision, further: Mapping[str, str] | None = None
+) -> None:
+    """Write the labels, the input contract and `further` properties into `model`."""
     labels = list(card.labels)
     model.doc_string = f"{card.name}: classifies uint8 RGB images into {len(labels)} classes."
     model.producer_name, model.producer_version = "edgetl", card.edgetl_version
@@ -42,4 +45,4 @@ def describe(model: onnx.ModelProto, card: ModelCard, precision: Precision) -> N
         "edgetl.precision": precision.value,
         "edgetl.version": card.edgetl_version,
     }
-    onnx.helper.set_model_props(model, properties)
+    onnx.helper.set_model_props(model, properties | dict(further or {}))

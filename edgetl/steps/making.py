@@ -15,6 +15,7 @@ from edgetl.card import Artifact, Model, with_artifact
 from edgetl.compression.levels import Limit
 from edgetl.config import Format, Packing, Precision
 from edgetl.engines import classifier_of, run_batches
+from edgetl.engines.onnx import SUMS, SUMS_FIT
 from edgetl.errors import CheckFailed
 from edgetl.files import write_atomically
 from edgetl.keras.classifier import KerasClassifier
@@ -216,7 +217,8 @@ def build(sources: Sources, model: Model, variant: Variant) -> Built:
     if variant.form is Format.ONNX:
         made = _onnx(origin, variant)
         _check_limits(sources, variant, lambda: onnx_kernels(made))
-        describe(made, model.card, variant.precision)
+        sums_fit = variant.precision is Precision.INT8 and variant.recipe.reduced
+        describe(made, model.card, variant.precision, {SUMS: SUMS_FIT} if sums_fit else None)
         onnx.checker.check_model(made)
         details |= {"opset": str(OPSET), "converter": f"tf2onnx {version('tf2onnx')}"}
         if variant.precision is not Precision.FP32:
