@@ -33,8 +33,8 @@ from edgetl.vgg16 import layer_multiplications
 
 LADDER = {  # name and options of each rung
     "800 kB, fast": ("--max-size", "800KB", "--macs"),
-    "800 kB": ("--max-size", "800KB"),
     "25 %": ("--keep", "0.25"),
+    "800 kB": ("--max-size", "800KB"),
 }
 STUDENTS = "mobilenet_v2,mobilenet_v2_035,mobilenet_v3_small,efficientnet_b0,efficientnet_lite0"
 BESIDE, RIVALS = "25 %", "rivals"  # the rung that rivals learn beside, and their folder
