@@ -22,7 +22,7 @@ from edgetl.compression.widths import aligned
 from edgetl.config import CompressConfig
 from edgetl.dataset import Images, Role
 from edgetl.keras import tf, tf_keras
-from edgetl.keras.compressing import HEAD_IMAGES, Larger, start_of
+from edgetl.keras.compressing import HEAD_IMAGES, Larger, spread_over, start_of
 from edgetl.keras.network import Layers, chain, copy_weights, make_layers, whole
 from edgetl.keras.pruning import fit_head, rankings
 from edgetl.measures import centred_logits
@@ -102,9 +102,9 @@ def left(larger: Larger) -> Layers:
         new.set_weights([kernel[:, :, inputs][..., outputs], bias[outputs]])
         inputs = outputs
     made.head[0].set_weights([np.zeros_like(weight) for weight in made.head[0].get_weights()])
-    first = min(larger.lessons.images, HEAD_IMAGES)
-    wanted = centred_logits(larger.lessons.probabilities[:first]).astype(np.float32)
-    fit_head(made, larger.lessons.pixels[:first], wanted)
+    some = spread_over(larger.lessons.images, HEAD_IMAGES)
+    wanted = centred_logits(larger.lessons.probabilities[some]).astype(np.float32)
+    fit_head(made, larger.lessons.pixels[some], wanted)
     return made
 
 
@@ -132,9 +132,9 @@ def blocks_first(bench: Bench, epochs: int) -> Layers:
     learnt = make_layers(start.network, start.spec)
     copy_weights(start, learnt)
     imitate(learnt, maps_of(larger.layers), channels, bench.work, epochs)
-    fit = min(larger.lessons.images, HEAD_IMAGES)
-    wanted = centred_logits(larger.lessons.probabilities[:fit]).astype(np.float32)
-    fit_head(learnt, larger.lessons.pixels[:fit], wanted)
+    some = spread_over(larger.lessons.images, HEAD_IMAGES)
+    wanted = centred_logits(larger.lessons.probabilities[some]).astype(np.float32)
+    fit_head(learnt, larger.lessons.pixels[some], wanted)
     return bench.trained(learnt, {"epochs": epochs})
 
 

@@ -14,9 +14,12 @@ from edgetl.cli import app
 from edgetl.config import Block, CompressConfig, ExportConfig, PredictConfig, VerifyConfig
 from edgetl.dataset import Role
 from edgetl.errors import CheckFailed, DataError, ExitCode, Undecidable, UsageError, WeightsError
+from edgetl.keras import compressing
 from edgetl.keras.attempts import AttemptFiles
 from edgetl.keras.classifier import open_layers
+from edgetl.keras.compressing import spread_over
 from edgetl.keras.lessons import NO_LABEL, LessonPlan, make_lessons
+from edgetl.keras.pruning import fit_head
 from edgetl.statistics import Verdict
 from edgetl.steps import compress as compress_step
 from edgetl.steps.compress import compress, same_dataset
@@ -99,6 +102,30 @@ def test_a_trunk_without_head_is_its_own_start(compressed, shapes, tmp_path):
     for old, new in zip(before, after, strict=True):
         for one, other in zip(old.get_weights(), new.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("images", "most"), [(3, 10), (10, 10), (11, 10), (4001, 4000), (59_000, 4000)])
+def test_some_images_are_spread_over_all(images, most):
+    some = spread_over(images, most)
+    steps = np.diff(np.append(some, images))
+    assert len(some) == min(images, most)
+    assert some[0] == 0
+    assert 1 <= steps.min() <= steps.max() <= steps.min() + 1
+
+
+def test_a_head_begins_with_images_of_all_classes(trained_once, tmp_path, monkeypatch):
+    """Images lie class by class, so the first of many are all of one class."""
+    seen = []
+
+    def fit(layers, pixels, wanted):
+        seen.append(wanted.argmax(axis=1))
+        fit_head(layers, pixels, wanted)
+
+    monkeypatch.setattr(compressing, "HEAD_IMAGES", 9)
+    monkeypatch.setattr(compressing, "fit_head", fit)
+    compress(Model.open(trained_once), tmp_path / "small", quick(keep=0.5))
+    assert [len(answers) for answers in seen] == [9]
+    assert set(seen[0].tolist()) == {0, 1, 2}
 
 
 def test_the_same_seed_gives_the_same_model(compressed, trained_once, tmp_path):

@@ -120,16 +120,22 @@ def start_of(larger: Larger, widths: Sequence[int], cut: Block) -> Layers:
     """The smaller network before it learns: channels chosen, weights fitted to what the larger computes."""
     kept = [ranking.kept(width) for ranking, width in zip(larger.rankings, widths, strict=False)]
     made = pruned(larger.layers, kept, larger.pixels, cut)
-    first = min(larger.lessons.images, HEAD_IMAGES)
-    fit_head(made, larger.lessons.pixels[:first], _wanted(larger, first))
+    some = spread_over(larger.lessons.images, HEAD_IMAGES)
+    pixels = larger.lessons.pixels[some]
+    fit_head(made, pixels, _wanted(larger, some, pixels))
     return made
 
 
-def _wanted(larger: Larger, count: int) -> Array:
-    """What the first layer of the head should give for the first images."""
+def spread_over(images: int, most: int) -> NDArray[np.int64]:
+    """Positions of at most so many images, evenly over all: they lie class by class."""
+    return np.arange(min(images, most)) * images // min(images, most)
+
+
+def _wanted(larger: Larger, some: NDArray[np.int64], pixels: NDArray[np.uint8]) -> Array:
+    """What the first layer of the head should give for these images."""
     if larger.layers.network.head is not Head.FLATTEN:
-        return centred_logits(larger.lessons.probabilities[:count]).astype(np.float32)
-    features = in_batches(features_model(larger.layers).predict_on_batch, larger.lessons.pixels[:count])
+        return centred_logits(larger.lessons.probabilities[some]).astype(np.float32)
+    features = in_batches(features_model(larger.layers).predict_on_batch, pixels)
     kernel, bias = larger.layers.head[0].get_weights()
     return np.asarray(features @ kernel + bias, np.float32)
 
