@@ -4,8 +4,6 @@
 small networks have the same channels and the same epochs; only what a line names differs.
 """
 
-import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from common import publish, table
-from distillation import SIDE, WIDTHS, Bench, parent_of, prepared
+from distillation import SIDE, WIDTHS, Bench, asked_and_measured, prepared
 from numpy.typing import NDArray
 
 from edgetl.card import Model
@@ -22,10 +20,11 @@ from edgetl.compression.widths import aligned
 from edgetl.config import CompressConfig
 from edgetl.dataset import Images, Role
 from edgetl.keras import tf, tf_keras
-from edgetl.keras.compressing import HEAD_IMAGES, Larger, spread_over, start_of
+from edgetl.keras.compressing import HEAD_IMAGES, Larger, start_of
 from edgetl.keras.network import Layers, chain, copy_weights, make_layers, whole
 from edgetl.keras.pruning import fit_head, rankings
 from edgetl.measures import centred_logits
+from edgetl.pixels import spread_over
 from edgetl.steps.workshop import Work
 from edgetl.vgg16 import by_block
 
@@ -37,16 +36,7 @@ IMITATION_RATE = 1e-3
 
 def main() -> None:
     """Every line, then the section."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--epochs", type=int, default=20)
-    asked = parser.parse_args()
-    parent = parent_of(asked.work)
-    kept = asked.work / f"channels-{asked.epochs}-rows.json"  # delete it to train anew
-    if not kept.is_file():
-        kept.write_text(json.dumps(measured(parent, asked.work, asked.epochs)), encoding="utf-8")
-    rows = [tuple(row[:-1]) for row in json.loads(kept.read_text(encoding="utf-8"))]  # without seconds
-    card = Model.open(parent).card
+    asked, rows, card = asked_and_measured(__doc__, "channels", measured)
     header = ("chosen by", "begins and learns", "tuning", "test", "drop", "at most")
     text = (
         f"Fashion-MNIST, {card.data.roles['train'].images:,} training images, {SIDE} pixels, channels "
@@ -57,7 +47,7 @@ def main() -> None:
         "mean over images of |activation x gradient| summed over places (Molchanov et al., ICLR 2017), with labels; "
         "largest filters: sums of absolute weights (Li et al., ICLR 2017). *Two rounds*: half the way, half the "
         "epochs, ranked anew, the rest. *Blocks first*: half the epochs the trunk imitates the larger network's "
-        "maps after every block, half it learns as usual.\n\n" + table(header, rows)
+        "maps after every block, half it learns as usual.\n\n" + table(header, [row[:-1] for row in rows])
     )
     publish("channels", "Which channels to keep", text)
 

@@ -15,7 +15,7 @@ import numpy as np
 from common import edgetl, publish, table
 from fashion import write_folders
 
-from edgetl.card import Model
+from edgetl.card import Model, ModelCard
 from edgetl.config import CompressConfig
 from edgetl.dataset import Role
 from edgetl.keras.checkpoint import Checkpoint, Clock
@@ -48,16 +48,7 @@ VARIANTS: dict[str, dict[str, float]] = {
 
 def main() -> None:
     """Every variant from the same start, then other starts."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--epochs", type=int, default=20)
-    asked = parser.parse_args()
-    parent = parent_of(asked.work)
-    kept = asked.work / f"distillation-{asked.epochs}-rows.json"  # delete it to train anew
-    if not kept.is_file():
-        kept.write_text(json.dumps(measured(parent, asked.work, asked.epochs)), encoding="utf-8")
-    rows = [tuple(row) for row in json.loads(kept.read_text(encoding="utf-8"))]
-    found = Model.open(parent).card
+    asked, rows, found = asked_and_measured(__doc__, "distillation", measured)
     pictures = lesson_plan(CompressConfig(), found.data.roles["train"].images).pictures
     header = ("begins with", "learns", "tuning", "test", "drop", "at most", "seconds")
     text = (
@@ -67,6 +58,22 @@ def main() -> None:
         "*at most* (exact one-sided 95 % bound) in points against the parent.\n\n" + table(header, rows)
     )
     publish("distillation", "Where a small network begins, and what it learns from", text)
+
+
+def asked_and_measured(
+    about: str | None, name: str, measure: Callable[[Path, Path, int], list[tuple[str, ...]]]
+) -> tuple[argparse.Namespace, list[tuple[str, ...]], ModelCard]:
+    """What the command line says, the rows of `measure`, kept in the working folder, and the parent's card."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--epochs", type=int, default=20)
+    asked = parser.parse_args()
+    parent = parent_of(asked.work)
+    kept = asked.work / f"{name}-{asked.epochs}-rows.json"  # delete it to train anew
+    if not kept.is_file():
+        kept.write_text(json.dumps(measure(parent, asked.work, asked.epochs)), encoding="utf-8")
+    rows = [tuple(row) for row in json.loads(kept.read_text(encoding="utf-8"))]
+    return asked, rows, Model.open(parent).card
 
 
 def parent_of(work: Path) -> Path:

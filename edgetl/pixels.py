@@ -18,6 +18,11 @@ from edgetl.errors import DataError, StorageError
 from edgetl.files import TEMPORARY_PREFIX, storing
 
 
+def spread_over(images: int, most: int) -> NDArray[np.int64]:
+    """Positions of at most so many images, evenly over all: they lie class by class."""
+    return np.arange(min(images, most)) * images // max(1, min(images, most))
+
+
 class StoredPixels:
     """uint8 RGB images [N, H, W, 3] in a file; what is indexed is read, and nothing else takes memory.
 

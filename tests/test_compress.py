@@ -17,9 +17,9 @@ from edgetl.errors import CheckFailed, DataError, ExitCode, Undecidable, UsageEr
 from edgetl.keras import compressing
 from edgetl.keras.attempts import AttemptFiles
 from edgetl.keras.classifier import open_layers
-from edgetl.keras.compressing import spread_over
 from edgetl.keras.lessons import NO_LABEL, LessonPlan, make_lessons
 from edgetl.keras.pruning import fit_head
+from edgetl.pixels import spread_over
 from edgetl.statistics import Verdict
 from edgetl.steps import compress as compress_step
 from edgetl.steps.compress import compress, same_dataset
@@ -104,13 +104,15 @@ def test_a_trunk_without_head_is_its_own_start(compressed, shapes, tmp_path):
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("images", "most"), [(3, 10), (10, 10), (11, 10), (4001, 4000), (59_000, 4000)])
+@pytest.mark.parametrize(
+    ("images", "most"), [(0, 10), (3, 10), (10, 10), (11, 10), (4001, 4000), (59_000, 4000)]
+)
 def test_some_images_are_spread_over_all(images, most):
     some = spread_over(images, most)
-    steps = np.diff(np.append(some, images))
+    steps = np.diff(np.append(some, images)).tolist()
     assert len(some) == min(images, most)
-    assert some[0] == 0
-    assert 1 <= steps.min() <= steps.max() <= steps.min() + 1
+    assert sum(steps) == images, "from the first to the last"
+    assert set(steps) <= {images // max(1, len(some)), images // max(1, len(some)) + 1}
 
 
 def test_a_head_begins_with_images_of_all_classes(trained_once, tmp_path, monkeypatch):

@@ -66,6 +66,8 @@ def test_ignored_it_stays_ignored():
         with control_c.heard():
             press()
             control_c.arrive()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert not control_c.pressed
     finally:
         signal.signal(signal.SIGINT, before)
 

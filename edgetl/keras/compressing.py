@@ -19,6 +19,7 @@ from edgetl.keras.network import Array, Layers, features_model
 from edgetl.keras.pruning import enough_images, fit_head, pruned
 from edgetl.keras.rates import resolved_arithmetic
 from edgetl.measures import centred_logits
+from edgetl.pixels import spread_over
 from edgetl.vgg16 import conv_shapes, layer_multiplications
 
 LESSONS = 32_000  # pictures to learn from, about, for few images
@@ -124,11 +125,6 @@ def start_of(larger: Larger, widths: Sequence[int], cut: Block) -> Layers:
     pixels = larger.lessons.pixels[some]
     fit_head(made, pixels, _wanted(larger, some, pixels))
     return made
-
-
-def spread_over(images: int, most: int) -> NDArray[np.int64]:
-    """Positions of at most so many images, evenly over all: they lie class by class."""
-    return np.arange(min(images, most)) * images // min(images, most)
 
 
 def _wanted(larger: Larger, some: NDArray[np.int64], pixels: NDArray[np.uint8]) -> Array:

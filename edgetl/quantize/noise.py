@@ -18,6 +18,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgetl.pixels import spread_over
 from edgetl.progress import task
 from edgetl.quantize.first_layer import without_fourth_channel
 from edgetl.quantize.onnx import copy_of
@@ -43,13 +44,13 @@ def onnx_noise(
 ) -> tuple[LayerNoise, ...]:
     """The noise of every convolution of a file that `quantizer.build` made, in their order.
 
-    names: of the convolutions. pixels: uint8 RGB [N, H, W, 3], of which the first `most_images` are run.
+    names: of the convolutions. pixels: uint8 RGB [N, H, W, 3], of which `most_images` are run.
     ONNX Runtime runs the file without optimizations, which would merge tensors away: in float, rounded where
     the file says so. This shows what rounding costs, and not what the sums of a CPU lose that saturate.
 
     Raises `ValueError` for another number of names, for other arrays, and for numbers that are not finite.
     """
-    some = _checked(pixels[:most_images], names, len(quantizer.convolutions))
+    some = _checked(pixels[spread_over(len(pixels), most_images)], names, len(quantizer.convolutions))
     quantized = onnx.load_model_from_string(model) if isinstance(model, bytes) else model
     layers = _onnx_layers(quantized, [layer.node for layer in quantizer.convolutions])
     full_run = _watching(quantizer.graph, [(layer.source, layer.output) for layer in quantizer.convolutions])
@@ -66,12 +67,12 @@ def tflite_noise(
 ) -> tuple[LayerNoise, ...]:
     """The noise of every convolution of a file that `quantizer.build` made, in their order.
 
-    names: of the convolutions. pixels: uint8 RGB [N, H, W, 3], of which the first `most_images` are run, one
+    names: of the convolutions. pixels: uint8 RGB [N, H, W, 3], of which `most_images` are run, one
     at a time as calibration does. LiteRT computes with the integers of the file.
 
     Raises `ValueError` for another number of names, for other arrays, and for numbers that are not finite.
     """
-    some = _checked(pixels[:most_images], names, len(quantizer.activations))
+    some = _checked(pixels[spread_over(len(pixels), most_images)], names, len(quantizer.activations))
     full, int8 = _TFLiteFile(quantizer.model), _TFLiteFile(content)
     return _noise(names, int8.rounded(), _tflite_runs(full, int8, some))
 

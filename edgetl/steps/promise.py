@@ -12,6 +12,7 @@ from edgetl.classifier import Classifier
 from edgetl.config import ExportConfig, Format, Precision, VerifyConfig
 from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import ExitCode, Undecidable
+from edgetl.pixels import spread_over
 from edgetl.progress import say
 from edgetl.quantize.goals import Goals, formats_for, precisions_for
 from edgetl.quantize.noise import onnx_noise, tflite_noise
@@ -89,7 +90,8 @@ def keep(
 
 def _covered(sources: Sources, tuning: Tuning) -> float:
     """The share of the tuning images' values that calibrated ranges reach, in the layer where it is least."""
-    seen = calibrate(sources.onnx, tuning.pixels[:COMPARED_IMAGES]).activations
+    some = spread_over(len(tuning.pixels), COMPARED_IMAGES)
+    seen = calibrate(sources.onnx, tuning.pixels[some]).activations
     return min(
         covered(known, own) for known, own in zip(sources.onnx_quantizer.activations, seen, strict=True)
     )
