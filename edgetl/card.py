@@ -64,7 +64,7 @@ class TrunkOrigin:
     name: str
     source: str
     licence: str
-    sha256: str  # over the 13 kernels and biases as used
+    sha256: str  # over the kernels and biases as used
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ def test_its_trunk_is_a_source_to_train_from(compressed, shapes, tmp_path):
     model = train(shapes, tmp_path / "again", training(**source))
     assert model.card.network.channels == small.card.network.channels, "nothing names a lower cut"
     assert model.card.weights.name == small.card.name
+    assert str(small.folder) not in (model.folder / CARD_FILE).read_text(), "cards travel: no paths of a home"
     assert model.card.input.mean_rgb == small.card.input.mean_rgb
     assert {score.giga_macs for score in model.card.training.cuts} == {
         multiplications(32, 32, None, Block.BLOCK2, (32, 32, 64, 64)) / 1e9

@@ -78,7 +78,7 @@ def _from_path(path: Path, convention: TrunkInput) -> Trunk:
             f"There are no weights called {str(path)!r}, and no such file or folder.",
             "Use imagenet, edges, random, a weights file or a model folder.",
         )
-    origin = TrunkOrigin(path.name, str(path), "as the file's author says", "")
+    origin = TrunkOrigin(path.name, "file of the user", "as the file's author says", "")
     if path.suffix.lower() == ".safetensors" or convention is TrunkInput.TORCHVISION:
         return _torchvision(path, origin)
     return _from_keras_convention(path, KERAS_MEAN_RGB, origin)
@@ -146,9 +146,8 @@ def _from_model_folder(folder: Path) -> Trunk:
             "Restore it, or train again.",
         )
     kernels, biases = _read(path, card.network.cut, card.network.widths)
-    origin = TrunkOrigin(
-        card.name, f"model folder {folder}, itself from {card.weights.name}", card.weights.licence, ""
-    )
+    source = f"model folder, itself from {card.weights.name}"  # a card names nobody's home
+    origin = TrunkOrigin(card.name, source, card.weights.licence, "")
     return Trunk(kernels, biases, card.input.mean_rgb, card.input.scale, origin)
 
 
