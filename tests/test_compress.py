@@ -1,6 +1,7 @@
 """`edgetl compress`: a smaller network that keeps its promise, or none."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -175,6 +176,18 @@ def test_missed_goals_write_no_model_and_other_goals_need_no_training(trained_on
         again, _ = compress(parent, place, replace(strict, max_drop="90", resume=True))
     assert again is None or again.card.network.channels == told.attempts[0].widths
     assert any("try 1" in line for line in lines)
+
+
+def test_where_the_trunk_ends_is_decided_by_short_trials(trained_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(compressing.Larger, "cuts", (Block.BLOCK1, Block.BLOCK2))
+    with said() as lines:
+        model, told = compress(Model.open(trained_once), tmp_path / "small", quick(macs=8))
+    trials = dict(re.findall(r"up to (block\d): loss ([\d.]+)", "\n".join(lines)))
+    assert set(trials) == {"block1", "block2"}
+    best = min(trials, key=lambda cut: float(trials[cut]))
+    assert model.card.network.cut == best
+    assert len(told.attempts) == 1
+    assert told.attempts[0].epochs == 3, "a trial is no try"
 
 
 def test_an_interrupted_run_ends_as_an_undisturbed_one(compressed, trained_once, tmp_path, monkeypatch):

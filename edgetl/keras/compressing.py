@@ -23,9 +23,9 @@ from edgetl.pixels import spread_over
 from edgetl.vgg16 import conv_shapes, layer_multiplications
 
 LESSONS = 32_000  # pictures to learn from, about, for few images
-_LEAST_PICTURES, _MOST_PICTURES = 3, 16
+_LEAST_PICTURES, _MOST_PICTURES = 8, 16
 _STEPS = 1200  # of training, about, for few images
-_LEAST_EPOCHS, _MOST_EPOCHS = 10, 120
+_LEAST_EPOCHS, _MOST_EPOCHS = 30, 120
 HEAD_IMAGES = 4000  # that a head is fitted to at first
 
 

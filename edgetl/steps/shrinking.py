@@ -1,5 +1,6 @@
 """The search of `compress`: which smaller network, trained until all goals are kept or tries run out."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -32,6 +33,8 @@ FIRST_SHARE = 1 / 12  # of the multiply-adds, for the first try where only the d
 STEP = 2.0  # between tries
 MOST_ATTEMPTS = 4
 _MOST_BUILT = 6  # networks until one keeps to size and time
+TRIAL_STEPS = 320  # of learning, about, before one of several networks is chosen
+_TRIAL_SHARE = 0.1  # of the time left, for each of them
 _ENDING_SHARE = 0.15  # of the time allowed, for the proof
 
 
@@ -42,7 +45,6 @@ class Start:
     layers: Layers
     size_bytes: int
     latency_ms: float
-    divergence: float  # from the larger network on tuning images, nats
 
 
 def search(work: Work) -> tuple[Made | None, tuple[Attempt, ...]]:
@@ -79,16 +81,16 @@ def _starts(work: Work, found: Sequence[tuple[Made, Attempt]]) -> Iterator[Start
         yield _measured(work, widths, cut)
         return
     if any(getattr(config, name) is not None for name in NETWORK_GOALS):
-        yield _nearest(work, 1e6 * config.macs if config.macs else None) or _refuse(work)
+        yield _most_promising(work, 1e6 * config.macs if config.macs else None) or _refuse(work)
         return
     network = work.larger.layers.network
     whole = work.larger.multiplications(network.channels, network.cut)
     share = FIRST_SHARE
-    yield _nearest(work, share * whole) or _smallest(work)
+    yield _most_promising(work, share * whole) or _smallest(work)
     keeps = not found[-1][1].misses
     while len(found) < MOST_ATTEMPTS and not _is_over(work, len(found)):
         share = share / STEP if keeps else share * STEP
-        start = _nearest(work, share * whole) if share <= 1 else None
+        start = _most_promising(work, share * whole) if share <= 1 else None
         if start is None:
             return
         yield start
@@ -102,10 +104,26 @@ def _is_over(work: Work, tried: int) -> bool:
     return allowed is not None and work.seconds * (tried + 1) / tried > 60 * allowed
 
 
-def _nearest(work: Work, most_macs: float | None) -> Start | None:
-    """The largest network within the limits; of several places to end it the one that begins nearest."""
+def _most_promising(work: Work, most_macs: float | None) -> Start | None:
+    """The largest network within the limits; of several places to end it the one that learns fastest."""
     starts = [start for start in (_within(work, cut, most_macs) for cut in _cuts(work)) if start is not None]
-    return min(starts, key=lambda start: start.divergence, default=None)
+    if len(starts) < 2:
+        return starts[0] if starts else None
+    return min(starts, key=lambda start: _loss_after_trial(work, start))
+
+
+def _loss_after_trial(work: Work, start: Start) -> float:
+    """Of the last epoch of a little learning; tuning images are often too few to tell two starts apart."""
+    steps = -(-work.larger.lessons.images // work.config.batch)
+    short = replace(work, settings=replace(work.settings, epochs=-(-TRIAL_STEPS // steps)))
+    cut = start.layers.network.cut
+    files = AttemptFiles(work.partial / ATTEMPTS, identity_of(short, ("trial", start.layers.network)))
+    end = _limit_seconds(work)
+    limit = None if end is None else work.seconds + _TRIAL_SHARE * max(0.0, end - work.seconds)
+    made = _learnt(short, start, f"trial up to {cut}", files, limit)
+    loss = made.history[-1].train_loss if made.history else math.inf
+    say(f"up to {cut}: loss {loss:.4f} after a short trial")
+    return loss
 
 
 def _cuts(work: Work) -> tuple[Block, ...]:
@@ -165,7 +183,7 @@ def _measured(work: Work, widths: Sequence[int], cut: Block) -> Start:
         f"{_widths_in_words(widths)} channels: {size_bytes / 1e3:.0f} kB and {latency_ms:.2f} ms in int8, "
         f"{divergence:.3f} nats from the larger network before it learns"
     )
-    return Start(layers, size_bytes, latency_ms, divergence)
+    return Start(layers, size_bytes, latency_ms)
 
 
 def _int8(work: Work, layers: Layers) -> tuple[int, Classifier]:
@@ -178,13 +196,10 @@ def _int8(work: Work, layers: Layers) -> tuple[int, Classifier]:
 
 
 def _try(work: Work, start: Start, number: int) -> tuple[Made, Attempt]:
-    """Train one network, unless that has been done, and see what its int8 file does on tuning images."""
+    """Train one network and see what its int8 file does on tuning images."""
     network = start.layers.network
     files = AttemptFiles(work.partial / ATTEMPTS, identity_of(work, network))
-    made = files.read(network, start.layers.spec)
-    if made is None:
-        made = _trained(work, start, files, f"try {number}")
-        files.write(made)
+    made = _learnt(work, start, f"try {number}", files, _limit_seconds(work))
     _, classifier = _int8(work, made.layers)
     learnt = Learnt(
         name=f"try {number}",
@@ -203,15 +218,20 @@ def _try(work: Work, start: Start, number: int) -> tuple[Made, Attempt]:
     return made, judged(work, learnt, classifier)
 
 
-def _trained(work: Work, start: Start, files: AttemptFiles, stage: str) -> Made:
+def _learnt(work: Work, start: Start, stage: str, files: AttemptFiles, limit_seconds: float | None) -> Made:
+    """The network after learning, unless that has been done."""
+    made = files.read(start.layers.network, start.layers.spec)
+    if made is not None:
+        return made
     checkpoint = Checkpoint(files.checkpoint, files.identity, work.config.resume)
-    clock = Clock(_limit_seconds(work), checkpoint.state.seconds + work.seconds)
+    clock = Clock(limit_seconds, checkpoint.state.seconds + work.seconds)
     tuning = work.dataset.roles[Role.TUNING]
     run = Distillation(
         stage, work.larger.lessons, tuning, work.settings, checkpoint, clock, started_seconds=clock.seconds
     )
-    layers = distill(start.layers, run, lambda _record: None)
-    return Made(layers, checkpoint.state.history)
+    made = Made(distill(start.layers, run, lambda _record: None), checkpoint.state.history)
+    files.write(made)
+    return made
 
 
 def _limit_seconds(work: Work) -> float | None:
