@@ -23,6 +23,7 @@ from edgetl.keras.pruning import fit_head
 from edgetl.pixels import spread_over
 from edgetl.statistics import Verdict
 from edgetl.steps import compress as compress_step
+from edgetl.steps import workshop
 from edgetl.steps.compress import compress, same_dataset
 from edgetl.steps.export import export
 from edgetl.steps.predict import predict
@@ -264,22 +265,57 @@ def test_images_without_labels_are_learnt_from_but_none_that_certifies(trained_o
         compress(Model.open(trained_once), tmp_path / "other", quick(keep=0.5, unlabelled=empty))
 
 
+def shades(pixels):
+    """A teacher who says how light an image is."""
+    return np.tile(pixels.mean(axis=(1, 2, 3))[:, None], 3).astype(np.float32)
+
+
 def test_lessons_keep_labels_where_images_are_not_mixed(trained, tmp_path):
     dataset = same_dataset(trained, trained.data_folder, CompressConfig(), tmp_path)
     train = dataset.roles[Role.TRAIN]
-
-    def teacher(pixels):
-        return np.tile(pixels.mean(axis=(1, 2, 3))[:, None], 3).astype(np.float32)
-
     plan = LessonPlan(3, CompressConfig().augment, 0)
-    lessons = make_lessons([train], plan, teacher, tmp_path)
+    lessons = make_lessons([train], plan, shades, tmp_path)
     count = len(train)
     assert (lessons.images, lessons.pictures) == (count, 3)
     np.testing.assert_array_equal(lessons.pixels[:count], train.pixels[:])
     np.testing.assert_array_equal(lessons.labels[: 2 * count], np.tile(train.labels, 2))
     assert set(lessons.labels[2 * count :].tolist()) == {NO_LABEL}
     some = np.array([0, count, 3 * count - 1])
-    np.testing.assert_allclose(lessons.probabilities[some], teacher(lessons.pixels[some]))
+    np.testing.assert_allclose(lessons.probabilities[some], shades(lessons.pixels[some]))
+
+
+def test_what_was_asked_before_an_interruption_is_not_asked_again(trained, tmp_path):
+    train = same_dataset(trained, trained.data_folder, CompressConfig(), tmp_path).roles[Role.TRAIN]
+    plan, kept, asked = LessonPlan(4, CompressConfig().augment, 0), [], []
+
+    def counting(pixels):
+        asked.append(len(pixels))
+        return shades(pixels)
+
+    whole = make_lessons([train], plan, counting, tmp_path, keep=kept.append)
+    assert [len(answers) for answers in kept] == [n * len(train) for n in (1, 2, 3, 4)]
+    assert sum(asked) == 4 * len(train)
+    asked.clear()
+    again = make_lessons([train], plan, counting, tmp_path, known=kept[1])
+    assert sum(asked) == 2 * len(train)
+    np.testing.assert_array_equal(again.probabilities, whole.probabilities)
+    rows = np.arange(4 * len(train))
+    np.testing.assert_array_equal(again.pixels[rows], whole.pixels[rows])
+    np.testing.assert_array_equal(again.labels, whole.labels)
+
+
+def test_there_is_one_picture_however_little_time_there_is(trained, tmp_path):
+    train = same_dataset(trained, trained.data_folder, CompressConfig(), tmp_path).roles[Role.TRAIN]
+    plan = LessonPlan(4, CompressConfig().augment, 0)
+    lessons = make_lessons([train], plan, shades, tmp_path, is_enough=lambda: True)
+    assert (lessons.pictures, len(lessons.probabilities), len(lessons.labels)) == (1, *[len(train)] * 2)
+
+
+def test_limited_time_limits_the_pictures(trained_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(workshop, "_ASKING_SHARE", 0.0)
+    with said() as lines:
+        compress(Model.open(trained_once), tmp_path / "small", quick(keep=0.5, minutes=5))
+    assert any("1 of 2 pictures of each image" in line for line in lines)
 
 
 def test_a_damaged_attempt_is_made_again(tmp_path, trained_once):

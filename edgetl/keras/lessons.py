@@ -5,7 +5,7 @@ themselves are two images laid over each other, of which labels say nothing but 
 (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,43 +56,61 @@ def make_lessons(
     scratch: Path,
     *,
     known: Array | None = None,
+    keep: Callable[[Array], None] = lambda _answers: None,
+    is_enough: Callable[[], bool] = lambda: False,
 ) -> Lessons:
     """Pictures of all images of all sources in a nameless file in `scratch`, with the teacher's answers.
 
-    Labels below 0 are not known. known: the answers, from an earlier run on the same images. Raises
-    `StorageError` when the disk has no room.
+    Labels below 0 are not known. known: answers to the first pictures, from an earlier run on the same
+    images. keep: gets all answers after each picture that was asked. is_enough: whether to ask no more; one
+    picture is made in any case. Raises `StorageError` when the disk has no room.
     """
     count = sum(len(source) for source in sources)
-    first = sources[0].pixels
-    height, width = first.shape[1:3]
+    height, width = sources[0].pixels.shape[1:3]
     room = OnDisk(scratch, plan.pictures * count, height, width)
-    labels = np.concatenate([source.labels for source in sources])
-    answers = []
-    doing = "asking the larger network" if known is None else "drawing the pictures again"
+    answers = [] if known is None else np.split(known, len(known) // count)
+    doing = "drawing the pictures again" if len(answers) == plan.pictures else "asking the larger network"
     with task(doing, plan.pictures * count) as advance:
         for picture in range(plan.pictures):
-            partners = np.random.default_rng((plan.seed, picture)).permutation(count)
-            for start in range(0, count, IMAGES_AT_ONCE):
-                some = np.arange(start, min(start + IMAGES_AT_ONCE, count))
-                pixels = _pictures(sources, some, plan, picture)
-                if plan.is_mixed(picture):
-                    other = _pictures(sources, partners[some], plan, picture)
-                    pixels = _mixed(pixels, other, (plan.seed, picture, start))
-                for number, image in zip(some.tolist(), pixels, strict=True):
-                    room.put(picture * count + number, image)
-                if known is None:
-                    answers.append(teacher(pixels))
-                advance(len(some))
-    told = [
-        np.full(count, NO_LABEL) if plan.is_mixed(picture) else labels for picture in range(plan.pictures)
+            is_new = picture == len(answers)
+            if is_new and answers and is_enough():
+                break
+            told = []
+            for start, pixels in _drawn(sources, plan, picture):
+                for number, image in enumerate(pixels, picture * count + start):
+                    room.put(number, image)
+                if is_new:
+                    told.append(teacher(pixels))
+                advance(len(pixels))
+            if is_new:
+                answers.append(np.concatenate(told))
+                keep(np.concatenate(answers))
+    labels = np.concatenate([source.labels for source in sources])
+    known_labels = [
+        np.full(count, NO_LABEL) if plan.is_mixed(picture) else labels for picture in range(len(answers))
     ]
     return Lessons(
-        room.first(plan.pictures * count),
-        np.concatenate(answers) if known is None else known,
-        np.concatenate(told),
+        room.first(len(answers) * count),
+        np.concatenate(answers),
+        np.concatenate(known_labels),
         count,
-        plan.pictures,
+        len(answers),
     )
+
+
+def _drawn(
+    sources: Sequence[Images], plan: LessonPlan, picture: int
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """One picture of every image, some at a time, each time with the position of the first."""
+    count = sum(len(source) for source in sources)
+    partners = np.random.default_rng((plan.seed, picture)).permutation(count)
+    for start in range(0, count, IMAGES_AT_ONCE):
+        some = np.arange(start, min(start + IMAGES_AT_ONCE, count))
+        pixels = _pictures(sources, some, plan, picture)
+        if plan.is_mixed(picture):
+            other = _pictures(sources, partners[some], plan, picture)
+            pixels = _mixed(pixels, other, (plan.seed, picture, start))
+        yield start, pixels
 
 
 def _pictures(

@@ -35,6 +35,7 @@ from edgetl.vgg16 import multiplications
 
 NETWORK_GOALS = ("max_size", "max_latency", "macs")
 IMAGES_AT_ONCE = 32
+_ASKING_SHARE = 0.3  # of the time allowed, for the larger network's answers
 _WORTH_INT8 = 1e12  # multiply-adds: less is not worth quantizing the larger network first
 
 
@@ -182,7 +183,8 @@ def prepare(
     ranked = rankings(layers, pixels, config.seed)
     make_folder(partial / ATTEMPTS)
     table = _table(parent, partial)
-    lessons = _lessons(parent, sources, plan, partial)
+    end = None if config.minutes is None else began + _ASKING_SHARE * 60 * config.minutes
+    lessons = _lessons(parent, sources, plan, partial, end)
     larger = Larger(layers, ranked, table, pixels, lessons, dataset)
     return Work(config, goals, parent, dataset, larger, tuning, settings, partial, began)
 
@@ -209,16 +211,28 @@ def _table(parent: FloatNetwork, partial: Path) -> LatencyTable:
     return table
 
 
-def _lessons(parent: FloatNetwork, sources: Sequence[Images], plan: LessonPlan, partial: Path) -> Lessons:
-    """What to learn from; the answers are kept for a resume."""
+def _lessons(
+    parent: FloatNetwork, sources: Sequence[Images], plan: LessonPlan, partial: Path, end: float | None
+) -> Lessons:
+    """What to learn from; answers are kept for a resume. end: of asking, by the monotonic clock.
+
+    Where time is limited, a resume asks no more: what learnt from fewer pictures must be found again.
+    """
     digests = [digest for source in sources for digest in source.digests]
     parts = [parent.model.card.keras_sha256, repr(plan), *digests, *map(repr, versions().items())]
     file = AnswerFile(partial / ATTEMPTS / "answers.npz", fingerprint(parts))
     known = file.read()
-    teacher = _teacher(parent, plan.pictures * len(digests))
-    lessons = make_lessons(sources, plan, teacher, partial, known=known)
-    if known is None:
-        file.write(lessons.probabilities)
+    lessons = make_lessons(
+        sources,
+        plan,
+        _teacher(parent, plan.pictures * len(digests)),
+        partial,
+        known=known,
+        keep=file.write,
+        is_enough=lambda: end is not None and (known is not None or time.monotonic() > end),
+    )
+    if lessons.pictures < plan.pictures:
+        say(f"{lessons.pictures} of {plan.pictures} pictures of each image: more would take too long")
     return lessons
 
 
