@@ -115,7 +115,8 @@ def _most_promising(work: Work, most_macs: float | None) -> Start | None:
 def _loss_after_trial(work: Work, start: Start) -> float:
     """Of the last epoch of a little learning; tuning images are often too few to tell two starts apart."""
     steps = -(-work.larger.lessons.images // work.config.batch)
-    short = replace(work, settings=replace(work.settings, epochs=-(-TRIAL_STEPS // steps)))
+    epochs = min(work.settings.epochs, -(-TRIAL_STEPS // steps))
+    short = replace(work, settings=replace(work.settings, epochs=epochs))
     cut = start.layers.network.cut
     files = AttemptFiles(work.partial / ATTEMPTS, identity_of(short, ("trial", start.layers.network)))
     end = _limit_seconds(work)
