@@ -53,11 +53,7 @@ BATCH, ROUNDS = 8, 9
 KERAS_IMAGES = 48
 FLOAT_BYTES = 4
 PARENT_EPOCHS = {"fashion-2000": 40, "emoji": 120, "fashion-60000": 12}  # 12: two hours
-MAX_DROP = {
-    "fashion-2000": "3",
-    "emoji": "10",
-    "fashion-60000": "3",
-}  # what few test images can prove, and more
+MAX_DROP = {"fashion-2000": "3", "emoji": "10", "fashion-60000": "3"}  # few test images prove little
 
 
 @dataclass(frozen=True)
