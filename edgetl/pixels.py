@@ -123,13 +123,16 @@ class InMemory:
         return self._pixels[:count]
 
 
+_FIX = "Use a smaller --image-size, fewer images, or another disk."
+
+
 class OnDisk:
     """Room for `count` images in a file in `folder`. Raises `StorageError` when the disk has too little.
 
     All of it is taken from the disk at once: a disk that fills up later would waste the work until then.
     """
 
-    def __init__(self, folder: Path, count: int, height: int, width: int) -> None:
+    def __init__(self, folder: Path, count: int, height: int, width: int, fix: str = _FIX) -> None:
         needed_gib = _gib(count, height, width)
         with storing(folder):
             free_gib = shutil.disk_usage(folder).free / 2**30
@@ -137,7 +140,7 @@ class OnDisk:
             raise StorageError(
                 f"{count} images of {height} x {width} pixels take {needed_gib:.1f} GiB in {folder}; "
                 f"{free_gib:.1f} are free.",
-                "Use a smaller --image-size, fewer images, or another disk.",
+                fix,
             )
         self._folder, self._height, self._width = folder, height, width
         self._file = NamelessFile(folder, count * height * width * 3)

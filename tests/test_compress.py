@@ -14,7 +14,15 @@ from edgetl.card import CARD_FILE, Model
 from edgetl.cli import app
 from edgetl.config import Block, CompressConfig, ExportConfig, PredictConfig, VerifyConfig
 from edgetl.dataset import Role
-from edgetl.errors import CheckFailed, DataError, ExitCode, Undecidable, UsageError, WeightsError
+from edgetl.errors import (
+    CheckFailed,
+    DataError,
+    ExitCode,
+    StorageError,
+    Undecidable,
+    UsageError,
+    WeightsError,
+)
 from edgetl.keras import compressing
 from edgetl.keras.attempts import AttemptFiles
 from edgetl.keras.classifier import open_layers
@@ -302,6 +310,12 @@ def test_what_was_asked_before_an_interruption_is_not_asked_again(trained, tmp_p
     rows = np.arange(4 * len(train))
     np.testing.assert_array_equal(again.pixels[rows], whole.pixels[rows])
     np.testing.assert_array_equal(again.labels, whole.labels)
+
+
+def test_a_disk_without_room_for_the_pictures_is_told_with_what_helps(trained, tmp_path):
+    train = same_dataset(trained, trained.data_folder, CompressConfig(), tmp_path).roles[Role.TRAIN]
+    with pytest.raises(StorageError, match="--pictures a smaller number than 1000000000"):
+        make_lessons([train], LessonPlan(10**9, CompressConfig().augment, 0), shades, tmp_path)
 
 
 def test_there_is_one_picture_however_little_time_there_is(trained, tmp_path):

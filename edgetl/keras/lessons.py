@@ -67,7 +67,8 @@ def make_lessons(
     """
     count = sum(len(source) for source in sources)
     height, width = sources[0].pixels.shape[1:3]
-    room = OnDisk(scratch, plan.pictures * count, height, width)
+    fix = f"Give --pictures a smaller number than {plan.pictures}, or -o a place on another disk."
+    room = OnDisk(scratch, plan.pictures * count, height, width, fix)
     answers = [] if known is None else np.split(known, len(known) // count)
     doing = "drawing the pictures again" if len(answers) == plan.pictures else "asking the larger network"
     with task(doing, plan.pictures * count) as advance:
