@@ -35,7 +35,7 @@ from edgetl.vgg16 import multiplications
 
 NETWORK_GOALS = ("max_size", "max_latency", "macs")
 IMAGES_AT_ONCE = 32
-_ASKING_SHARE = 0.3  # of the time allowed, for the larger network's answers
+_ASKING_SHARE = 0.3  # of the time left, for the larger network's answers
 _WORTH_INT8 = 1e12  # multiply-adds: less is not worth quantizing the larger network first
 
 
@@ -183,8 +183,7 @@ def prepare(
     ranked = rankings(layers, pixels, config.seed)
     make_folder(partial / ATTEMPTS)
     table = _table(parent, partial)
-    end = None if config.minutes is None else began + _ASKING_SHARE * 60 * config.minutes
-    lessons = _lessons(parent, sources, plan, partial, end)
+    lessons = _lessons(parent, sources, plan, partial, _end_of_asking(config, began))
     larger = Larger(layers, ranked, table, pixels, lessons, dataset)
     return Work(config, goals, parent, dataset, larger, tuning, settings, partial, began)
 
@@ -209,6 +208,14 @@ def _table(parent: FloatNetwork, partial: Path) -> LatencyTable:
     table = measure(layers.spec, layers.network.cut)
     write_atomically(path, to_json(_StoredTable(identity, table)))
     return table
+
+
+def _end_of_asking(config: CompressConfig, began: float) -> float | None:
+    """By the monotonic clock; None: there is no limit."""
+    if config.minutes is None:
+        return None
+    now = time.monotonic()
+    return now + _ASKING_SHARE * (began + 60 * config.minutes - now)
 
 
 def _lessons(
