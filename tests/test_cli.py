@@ -314,7 +314,7 @@ def test_what_fails_only_because_of_an_interrupt_is_an_interrupt(instead, invoke
     instead(interrupt)
     result = invoke("doctor")
     assert result.exit_code == 130
-    assert result.stderr.endswith("train goes on with --resume.\n")
+    assert result.stderr.endswith("train and compress go on with --resume.\n")
 
 
 def test_the_time_of_a_command_ends_with_it(instead, invoke):
@@ -342,7 +342,7 @@ def test_control_c_while_a_command_waits(model, tmp_path):
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said.endswith(
-        "Interrupted. Nothing is half written. Run the command again; train and compress go on with --resume.\n"
+        "Interrupted. Nothing is half written. Run it again; train and compress go on with --resume.\n"
     )
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []

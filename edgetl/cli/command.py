@@ -143,7 +143,7 @@ def _watched(control_c: ControlC) -> Iterator[None]:
 
 
 def _interrupted() -> typer.Exit:
-    told = "\nInterrupted. Nothing is half written. Run the command again; train and compress go on with --resume."
+    told = "\nInterrupted. Nothing is half written. Run it again; train and compress go on with --resume."
     typer.echo(told, err=True)
     return typer.Exit(ExitCode.INTERRUPTED)
 
