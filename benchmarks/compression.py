@@ -52,7 +52,7 @@ LARGE = 224  # pixels of published figures
 BATCH, ROUNDS = 8, 9
 KERAS_IMAGES = 48
 FLOAT_BYTES = 4
-PARENT_EPOCHS = {"fashion-2000": 40, "emoji": 120, "fashion-60000": 12}  # 12: two hours
+PARENT_EPOCHS = {"fashion-2000": 90, "emoji": 120, "fashion-60000": 12}  # 12: two hours
 MAX_DROP = {"fashion-2000": "3", "emoji": "10", "fashion-60000": "3"}  # few test images prove little
 
 

@@ -342,7 +342,7 @@ def test_control_c_while_a_command_waits(model, tmp_path):
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said.endswith(
-        "Interrupted. Nothing is half written. Run it again; train and compress go on with --resume.\n"
+        "Interrupted. Nothing is half written. Run the command again; train and compress go on with --resume.\n"
     )
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []

@@ -143,8 +143,8 @@ def _watched(control_c: ControlC) -> Iterator[None]:
 
 
 def _interrupted() -> typer.Exit:
-    told = "\nInterrupted. Nothing is half written. Run it again; train and compress go on with --resume."
-    typer.echo(told, err=True)
+    next_step = "Run the command again; train and compress go on with --resume."
+    typer.echo(f"\nInterrupted. Nothing is half written. {next_step}", err=True)
     return typer.Exit(ExitCode.INTERRUPTED)
 
 
