@@ -121,9 +121,7 @@ def load(
     """
     listing = list_images(folder, config.class_map)
     check_classes(listing)
-    count = len(listing.entries)
-    room = InMemory(count, height, width) if scratch is None else OnDisk(scratch, count, height, width)
-    read = _read_into(room, listing.entries, folder, height, width, threads=threads)
+    read = read_files(listing.entries, folder, height, width, threads, scratch=scratch)
     division = divide(listing, read, config)
     paths = read.images.paths
     return Dataset(
@@ -148,10 +146,21 @@ def read_images(
 
 
 def read_files(
-    entries: Sequence[Entry], folder: Path, height: int, width: int, threads: int = 2
+    entries: Sequence[Entry],
+    folder: Path,
+    height: int,
+    width: int,
+    threads: int = 2,
+    *,
+    scratch: Path | None = None,
 ) -> FilesRead:
-    """Read and decode every entry once. Raises `DataError` when the pixels do not fit into memory."""
-    return _read_into(InMemory(len(entries), height, width), entries, folder, height, width, threads=threads)
+    """Read and decode every entry once, into memory or a nameless file in the folder `scratch`.
+
+    Raises `DataError` when the pixels do not fit into memory, `StorageError` when the disk has no room.
+    """
+    count = len(entries)
+    room = InMemory(count, height, width) if scratch is None else OnDisk(scratch, count, height, width)
+    return _read_into(room, entries, folder, height, width, threads=threads)
 
 
 def _read_into(

@@ -44,6 +44,14 @@ def from_json(record_type: type[Record], text: str | bytes) -> Record:
     return from_plain(record_type, parse(text))
 
 
+def kept_record(record_type: type[Record], path: Path) -> Record | None:
+    """What an earlier run kept in a file; None where there is none, or it is damaged."""
+    try:
+        return from_json(record_type, path.read_bytes())
+    except (FileNotFoundError, RecordError):
+        return None
+
+
 def parse(text: str | bytes) -> Any:
     """What JSON text holds. Raises `RecordError`, also for NaN, infinities and names given twice."""
     try:

@@ -113,6 +113,7 @@ def test_every_file_of_commands_belongs_to_one(folder):
             "renew",
             "rivals",
             "shrinking",
+            "teaching",
             "thinning",
             "workshop",
         },

@@ -6,8 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from trained import assert_same_weights, copy_of, draw, said, shapes, trained, trained_once  # noqa: F401
+from trained import (  # noqa: F401
+    LOOSE,
+    assert_same_weights,
+    copy_of,
+    draw,
+    said,
+    shapes,
+    trained,
+    trained_once,
+)
 from trained import quick as training
+from trained import quick_compress as quick
 from typer.testing import CliRunner
 
 from edgetl.card import CARD_FILE, Model
@@ -31,20 +41,13 @@ from edgetl.keras.pruning import fit_head
 from edgetl.pixels import spread_over
 from edgetl.statistics import Verdict
 from edgetl.steps import compress as compress_step
-from edgetl.steps import workshop
+from edgetl.steps import teaching
 from edgetl.steps.compress import compress, same_dataset
 from edgetl.steps.export import export
 from edgetl.steps.predict import predict
 from edgetl.steps.train import train
 from edgetl.steps.verify import verify
 from edgetl.vgg16 import multiplications
-
-LOOSE = "25"  # points: what the few certification images of the drawn shapes can prove
-QUICK = {"max_drop": LOOSE, "epochs": 3, "pictures": 2, "rate": 1e-3}
-
-
-def quick(**settings):
-    return CompressConfig(**(QUICK | settings))
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +269,10 @@ def test_images_without_labels_are_learnt_from_but_none_that_certifies(trained_o
     (extra / "broken.png").write_bytes(b"no image")
     with said() as lines:
         compress(Model.open(trained_once), tmp_path / "small", quick(keep=0.5, unlabelled=extra))
-    assert "5 images without labels, 1 known already, 1 unreadable" in lines
+    assert (
+        "5 images without labels, 1 known already, 0 near copies of certification images, 1 unreadable"
+        in lines
+    )
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="no readable images"):
@@ -281,7 +287,7 @@ def shades(pixels):
 def test_lessons_keep_labels_where_images_are_not_mixed(trained, tmp_path):
     dataset = same_dataset(trained, trained.data_folder, CompressConfig(), tmp_path)
     train = dataset.roles[Role.TRAIN]
-    plan = LessonPlan(3, CompressConfig().augment, 0)
+    plan = LessonPlan(3, CompressConfig().augment, flip=True, seed=0)
     lessons = make_lessons([train], plan, shades, tmp_path)
     count = len(train)
     assert (lessons.images, lessons.pictures) == (count, 3)
@@ -294,7 +300,7 @@ def test_lessons_keep_labels_where_images_are_not_mixed(trained, tmp_path):
 
 def test_what_was_asked_before_an_interruption_is_not_asked_again(trained, tmp_path):
     train = same_dataset(trained, trained.data_folder, CompressConfig(), tmp_path).roles[Role.TRAIN]
-    plan, kept, asked = LessonPlan(4, CompressConfig().augment, 0), [], []
+    plan, kept, asked = LessonPlan(4, CompressConfig().augment, flip=True, seed=0), [], []
 
     def counting(pixels):
         asked.append(len(pixels))
@@ -315,18 +321,20 @@ def test_what_was_asked_before_an_interruption_is_not_asked_again(trained, tmp_p
 def test_a_disk_without_room_for_the_pictures_is_told_with_what_helps(trained, tmp_path):
     train = same_dataset(trained, trained.data_folder, CompressConfig(), tmp_path).roles[Role.TRAIN]
     with pytest.raises(StorageError, match="--pictures a smaller number than 1000000000"):
-        make_lessons([train], LessonPlan(10**9, CompressConfig().augment, 0), shades, tmp_path)
+        make_lessons(
+            [train], LessonPlan(10**9, CompressConfig().augment, flip=True, seed=0), shades, tmp_path
+        )
 
 
 def test_there_is_one_picture_however_little_time_there_is(trained, tmp_path):
     train = same_dataset(trained, trained.data_folder, CompressConfig(), tmp_path).roles[Role.TRAIN]
-    plan = LessonPlan(4, CompressConfig().augment, 0)
+    plan = LessonPlan(4, CompressConfig().augment, flip=True, seed=0)
     lessons = make_lessons([train], plan, shades, tmp_path, is_enough=lambda: True)
     assert (lessons.pictures, len(lessons.probabilities), len(lessons.labels)) == (1, *[len(train)] * 2)
 
 
 def test_limited_time_limits_the_pictures(trained_once, tmp_path, monkeypatch):
-    monkeypatch.setattr(workshop, "_ASKING_SHARE", 0.0)
+    monkeypatch.setattr(teaching, "_ASKING_SHARE", 0.0)
     with said() as lines:
         compress(Model.open(trained_once), tmp_path / "small", quick(keep=0.5, minutes=5))
     assert any("1 of 2 pictures of each image" in line for line in lines)

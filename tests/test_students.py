@@ -121,8 +121,8 @@ def learnt(model, pixels, folder, epochs=4):
     """Red images are of class 0, blue ones of class 1."""
     labels = (pixels[..., 2].mean(axis=(1, 2)) > pixels[..., 0].mean(axis=(1, 2))).astype(np.int64)
     answers = np.eye(CLASSES, dtype=np.float32)[labels]
-    lessons = Lessons(pixels, answers, labels, images=len(pixels), pictures=1)
     names = tuple(map(str, range(len(pixels))))
+    lessons = Lessons(pixels, answers, labels, pictures=1, digests=names)
     tuning = Images(names, pixels, labels, names)
     settings = DistillSettings(epochs, 8, 1e-3, 1.0, 0.5, Arithmetic.FLOAT32, 0)
     checkpoint = Checkpoint(folder / "checkpoint.npz", "ab" * 32, resume=True)

@@ -16,7 +16,7 @@ if find_spec("tensorflow") is None:  # importing it here would be too early: edg
     pytest.skip("needs edgetl[train]", allow_module_level=True)
 
 from edgetl.card import KERAS_FILE, Model
-from edgetl.config import Block, ExportConfig, TrainConfig
+from edgetl.config import Block, CompressConfig, ExportConfig, TrainConfig
 from edgetl.keras import tf_keras
 from edgetl.progress import REPORTER, Silent
 from edgetl.steps.export import export
@@ -32,12 +32,19 @@ QUICK = {
     "epochs_finetune": 2,
     "views": 2,
 }
+LOOSE = "25"  # points of drop: what the few certification images can prove
+QUICK_COMPRESS = {"max_drop": LOOSE, "epochs": 3, "pictures": 2, "rate": 1e-3}
 ALL_PRECISIONS = "fp32,fp16,int8,w8a32,w8a16"
 
 
 def quick(**settings) -> TrainConfig:
     """Settings that train in a few seconds, with some of them replaced."""
     return TrainConfig(**(QUICK | settings))
+
+
+def quick_compress(**settings) -> CompressConfig:
+    """Settings that compress in a few seconds, with some of them replaced."""
+    return CompressConfig(**(QUICK_COMPRESS | settings))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.card import Network
 from edgetl.compression.selection import Ranking
 from edgetl.compression.widths import Limit, Widths, aligned, parameters_of, within
 from edgetl.config import Arithmetic, Block, CompressConfig, Head
@@ -16,7 +17,7 @@ from edgetl.keras.distill import DistillSettings
 from edgetl.keras.inputs import in_batches
 from edgetl.keras.lessons import LessonPlan, Lessons
 from edgetl.keras.network import Array, Layers, features_model
-from edgetl.keras.pruning import enough_images, fit_head, pruned
+from edgetl.keras.pruning import cells, cut_after, enough_images, fit_head, pruned
 from edgetl.keras.rates import resolved_arithmetic
 from edgetl.measures import centred_logits
 from edgetl.pixels import spread_over
@@ -27,6 +28,7 @@ _LEAST_PICTURES, _MOST_PICTURES = 8, 16
 _STEPS = 2400  # of training, about, for few images
 _LEAST_EPOCHS, _MOST_EPOCHS = 30, 120
 HEAD_IMAGES = 4000  # that a head is fitted to at first
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +47,13 @@ class Larger:
         cut: Block,
         *,
         multiplications: float | None = None,
-        parameters: float | None = None,
+        int8_bytes: float | None = None,
         latency_ms: float | None = None,
     ) -> Widths | None:
         """The channels of a network that ends after `cut` and keeps to these limits; None: there is none."""
         limits = [
             (lambda widths: self.multiplications(widths, cut), multiplications),
-            (parameters_of, parameters),
+            (lambda widths: self.int8_bytes(widths, cut), int8_bytes),
             (self.table.of, latency_ms),
         ]
         known = [Limit(cost, most) for cost, most in limits if most is not None]
@@ -60,24 +62,40 @@ class Larger:
         return within(self.rankings[: len(conv_shapes(cut))], known)
 
     def multiplications(self, widths: Sequence[int], cut: Block) -> float:
-        """Multiply-adds of one image."""
+        """Multiply-adds of one image in the convolutions and the first layer of the head."""
         spec = self.layers.spec
-        return sum(layer_multiplications(spec.height, spec.width, cut, widths))
+        convolutions = sum(layer_multiplications(spec.height, spec.width, cut, widths))
+        return convolutions + self._head_weights(widths, cut)
+
+    def int8_bytes(self, widths: Sequence[int], cut: Block) -> float:
+        """Weights of the same layers in an int8 file, in which logits are made in float32."""
+        each = 1 if self.layers.network.head is Head.FLATTEN else _FLOAT_BYTES
+        return parameters_of(widths) + each * self._head_weights(widths, cut)
+
+    def _head_weights(self, widths: Sequence[int], cut: Block) -> int:
+        network = cut_after(self.layers.network, cut, widths)
+        seen = cells(self.layers) * sum(network.block_channels[scale] for scale in network.scales)
+        return seen * (network.hidden_units or network.classes)
 
     @property
     def cuts(self) -> tuple[Block, ...]:
-        """Where a smaller network may end: a head that sees a map with a hidden layer stays where it is."""
-        own = self.layers.network.cut
-        if self.layers.network.head is Head.FLATTEN:
-            return (own,)
+        """Where a search may let a smaller network end."""
         lowest = max(Block.BLOCK2, *self.layers.network.scales[:1])
-        return tuple(block for block in Block if lowest <= block <= own)
+        possible = _possible_cuts(self.layers.network)
+        return tuple(block for block in possible if block >= lowest) or possible[-1:]
 
 
-def lesson_plan(config: CompressConfig, images: int) -> LessonPlan:
-    """Many pictures of few images, few of many."""
+def _possible_cuts(network: Network) -> tuple[Block, ...]:
+    """Where a smaller network can end: a head that sees a map with a hidden layer stays where it is."""
+    if network.head is Head.FLATTEN:
+        return (network.cut,)
+    return tuple(block for block in Block if block <= network.cut)
+
+
+def lesson_plan(config: CompressConfig, images: int, *, flip: bool) -> LessonPlan:
+    """Many pictures of few images, few of many; flip: whether every second one is mirrored."""
     pictures = config.pictures or int(np.clip(LESSONS // max(1, images), _LEAST_PICTURES, _MOST_PICTURES))
-    return LessonPlan(pictures, config.augment, config.seed)
+    return LessonPlan(pictures, config.augment, flip, config.seed)
 
 
 def settings_of(config: CompressConfig, images: int) -> DistillSettings:
@@ -93,6 +111,32 @@ def settings_of(config: CompressConfig, images: int) -> DistillSettings:
         arithmetic=resolved_arithmetic(Arithmetic.AUTO),
         seed=config.seed,
     )
+
+
+def refuse_cut(config: CompressConfig, larger: Layers) -> None:
+    """Raise `UsageError`, before any work, for settings that name no part of the network."""
+    widths = given_widths(config, larger)
+    possible = _possible_cuts(larger.network)
+    wanted = config.cut if widths is None else cut_of(widths)
+    if wanted is None or wanted in possible:
+        return
+    option = "--cut" if widths is None else "--widths"
+    why = "its head reads the whole map there" if larger.network.head is Head.FLATTEN else "it has no more"
+    raise UsageError(
+        f"A smaller network cannot end after {wanted}: this one ends after {possible[-1]}, and {why}.",
+        f"Give {option} for {' or '.join(possible)}.",
+    )
+
+
+def cut_of(widths: Sequence[int]) -> Block:
+    """The block after which a network with so many convolutions ends."""
+    return next(block for block in Block if len(conv_shapes(block)) == len(widths))
+
+
+def weights_in(layers: Layers) -> int:
+    """Weights and biases of convolutions and head."""
+    parts = (*layers.convolutions, *layers.head)
+    return sum(int(np.prod(weight.shape)) for layer in parts for weight in layer.get_weights())
 
 
 def given_widths(config: CompressConfig, larger: Layers) -> tuple[int, ...] | None:

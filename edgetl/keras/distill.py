@@ -95,7 +95,7 @@ def distill(layers: Layers, run: Distillation, on_epoch: Callable[[EpochRecord],
 def teach(model: Any, run: Distillation, on_epoch: Callable[[EpochRecord], None]) -> None:
     """Train any Keras model, uint8 RGB [N, H, W, 3] -> logits, in place; all epochs, or until time is up.
 
-    Raises `EdgetlError` when training diverges.
+    One step is made in any case. Raises `EdgetlError` when training diverges.
     """
     settings = run.settings
     tf_keras.utils.set_random_seed(settings.seed)
@@ -108,8 +108,8 @@ def teach(model: Any, run: Distillation, on_epoch: Callable[[EpochRecord], None]
     step = _make_step(model, optimizer, settings)
     with task(f"{run.stage}, steps", settings.epochs * run.steps) as advance:
         advance(run.checkpoint.state.epoch * run.steps)
-        while run.checkpoint.state.epoch < settings.epochs and not run.clock.is_over():
-            started, epoch = time.monotonic(), run.checkpoint.state.epoch
+        while (epoch := run.checkpoint.state.epoch) < settings.epochs and not (epoch and run.clock.is_over()):
+            started = time.monotonic()
             loss, agreement = _run_epoch(run, step, epoch, advance)
             logits = in_batches(model.predict_on_batch, run.tuning.pixels)
             losses, accuracy = losses_of(logits, run.tuning.labels)

@@ -32,8 +32,13 @@ class Lessons:
     pixels: PixelRows  # uint8 RGB [pictures * images, H, W, 3]
     probabilities: Array  # [pictures * images, classes] of the larger network
     labels: NDArray[np.int64]  # [pictures * images]; NO_LABEL where only the larger network knows
-    images: int
     pictures: int  # of each image
+    digests: tuple[str, ...]  # [images] of the image files
+
+    @property
+    def images(self) -> int:
+        """How many."""
+        return len(self.digests)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class LessonPlan:
 
     pictures: int
     augment: Augment
+    flip: bool  # whether every second picture is mirrored
     seed: int
 
     def is_mixed(self, number: int) -> bool:
@@ -94,8 +100,8 @@ def make_lessons(
         room.first(len(answers) * count),
         np.concatenate(answers),
         np.concatenate(known_labels),
-        count,
         len(answers),
+        tuple(digest for source in sources for digest in source.digests),
     )
 
 
@@ -118,7 +124,8 @@ def _pictures(
     sources: Sequence[Images], positions: NDArray[np.int64], plan: LessonPlan, picture: int
 ) -> NDArray[np.uint8]:
     """Varied copies of the images at these positions of all sources."""
-    view = View(picture, Augment.OFF if picture == 0 else plan.augment, plan.seed)
+    number = picture if plan.flip else 2 * picture  # even numbers do not mirror
+    view = View(number, Augment.OFF if picture == 0 else plan.augment, plan.seed)
     pixels = np.empty((len(positions), *sources[0].pixels.shape[1:]), np.uint8)
     start = 0
     for source in sources:

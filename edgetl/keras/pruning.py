@@ -87,7 +87,7 @@ def _read_by_head(
     kernel = kernel[:, random.permutation(kernel.shape[1])[:RANKED_OUTPUTS]]
     found, start = {}, 0
     for scale, channels in _scale_channels(layers).items():
-        width = _cells(layers) * channels
+        width = cells(layers) * channels
         seen = features[:, start : start + width]
         varying = (seen - seen.mean(axis=0)).reshape(len(seen), -1, channels)
         rows = kernel[start : start + width].reshape(-1, channels, kernel.shape[1])
@@ -100,7 +100,7 @@ def _scale_channels(layers: Layers) -> dict[Block, int]:
     return {scale: layers.network.block_channels[scale] for scale in layers.network.scales}
 
 
-def _cells(layers: Layers) -> int:
+def cells(layers: Layers) -> int:
     """Numbers that the head sees of each channel."""
     return layers.features // sum(_scale_channels(layers).values())
 
@@ -113,12 +113,7 @@ def pruned(
     Each convolution is fitted to give what it gave, from the channels that are left before it; the head reads
     what is left, or is all zero where the cut is new. pixels: uint8 RGB [N, H, W, 3], see `enough_images`.
     """
-    network = replace(
-        layers.network,
-        cut=cut,
-        scales=_scales_below(layers.network, cut),
-        widths=tuple(len(channels) for channels in kept),
-    )
+    network = cut_after(layers.network, cut, [len(channels) for channels in kept])
     made = make_layers(network, layers.spec)
     whole(made)  # builds every layer
     random = np.random.default_rng(seed)
@@ -138,6 +133,11 @@ def pruned(
     else:
         made.head[0].set_weights([np.zeros_like(weight) for weight in made.head[0].get_weights()])
     return made
+
+
+def cut_after(network: Network, cut: Block, widths: Sequence[int]) -> Network:
+    """The same network up to a block, with so many channels."""
+    return replace(network, cut=cut, scales=_scales_below(network, cut), widths=tuple(widths))
 
 
 def _scales_below(network: Network, cut: Block) -> tuple[Block, ...]:
@@ -202,10 +202,10 @@ def _in_parts(compute: Any, values: Array) -> Array:
 
 def _head_rows(layers: Layers, kept: dict[Block, Positions]) -> Positions:
     """The rows of the first Dense kernel that read the channels kept of each block the head sees."""
-    rows, start, cells = [], 0, _cells(layers)
+    rows, start = [], 0
     for scale, width in _scale_channels(layers).items():
-        rows += [start + cell * width + kept[scale] for cell in range(cells)]
-        start += cells * width
+        rows += [start + cell * width + kept[scale] for cell in range(cells(layers))]
+        start += cells(layers) * width
     return np.concatenate(rows)
 
 

@@ -5,6 +5,7 @@ MODEL.partial/   all work, for one process at a time (flock on .lock)
   plan.json        what was planned, so that a resumed run does the same
   checkpoint.npz   what --resume needs
   attempts/        smaller networks that compress has trained
+  candidate/       a smaller model that compress has not proven yet
   finished/        the complete new model, about to become MODEL
   replaced/        the model that was MODEL until then
 """
@@ -24,6 +25,7 @@ from edgetl.progress import say
 CHECKPOINT_FILE = "checkpoint.npz"
 PLAN_FILE = "plan.json"
 ATTEMPTS = "attempts"
+CANDIDATE = "candidate"
 FINISHED = "finished"
 _REPLACED = "replaced"
 _LOCK_FILE = ".lock"

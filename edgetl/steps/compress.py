@@ -8,19 +8,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgetl.card import Artifact, Compression, Model, ModelCard, TrainingSummary
-from edgetl.compression.widths import parameters_of
 from edgetl.config import CompressConfig, DataConfig, ExportConfig, VerifyConfig
 from edgetl.dataset import Dataset, Role, load, role_fingerprint
 from edgetl.errors import DataError, ExitCode
 from edgetl.keras.attempts import Made
 from edgetl.keras.classifier import open_layers
-from edgetl.keras.compressing import given_widths
+from edgetl.keras.compressing import refuse_cut, weights_in
 from edgetl.keras.history import versions
 from edgetl.keras.inputs import in_batches
 from edgetl.keras.network import above, fold_temperature
-from edgetl.keras.workplace import FINISHED, check_place, publish, working_folder
+from edgetl.keras.workplace import CANDIDATE, FINISHED, check_place, publish, working_folder
 from edgetl.machine import cores
 from edgetl.progress import COMMAND_SECONDS, say
+from edgetl.quantize.targets import wanted_pairs
 from edgetl.results import Attempt, Explained, Parity
 from edgetl.steps.making import Sources
 from edgetl.steps.promise import FloatNetwork, Kept, keep, refuse_too_few
@@ -30,6 +30,8 @@ from edgetl.steps.train import summarise, write_folder
 from edgetl.steps.verify import verify
 from edgetl.steps.workshop import Work, goals_for, prepare, refuse_contradictions
 from edgetl.transfer.heads import fit_temperature
+
+_PRECISION = "int8"
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ def compress(
     began = time.monotonic() - (running() if running else 0.0)
     refuse_contradictions(config)
     goals = goals_for(config, model.card)
+    wanted_pairs(config.format, _PRECISION)
     refuse_too_few(model, goals)
     layers = open_layers(model)
-    given_widths(config, layers)  # refuses before any work
+    refuse_cut(config, layers)
     rivals = rivals_of(config, model.card)
     place = check_place(output, overwrite=config.overwrite, resume=config.resume)
     with working_folder(place, resume=config.resume) as partial:
@@ -82,6 +85,7 @@ def compress(
         if kept.exit_code is not ExitCode.DONE:
             say(f"nothing is written: {output}.partial keeps what was trained, for --resume with other goals")
             return None, _told(work, "", attempts, kept)
+        (partial / CANDIDATE).rename(partial / FINISHED)
         publish(partial, place)
     return Model(output, small.card), _told(work, str(output), attempts, kept)
 
@@ -119,10 +123,10 @@ def _finish(work: Work, made: Made, attempts: Sequence[Attempt], place: Path) ->
     logits = in_batches(above(made.layers, None, lambda features: features).predict_on_batch, tuning.pixels)
     temperature = fit_temperature(logits, tuning.labels)
     fold_temperature(made.layers, temperature)
-    folder = work.partial / FINISHED
+    folder = work.partial / CANDIDATE
     card = write_folder(made.layers, work.dataset, _card(work, made, attempts, temperature, place), folder)
     export = ExportConfig(
-        format=work.config.format, precision="int8", data=work.dataset.folder, threads=work.config.threads
+        format=work.config.format, precision=_PRECISION, data=work.dataset.folder, threads=work.config.threads
     )
     sources = Sources(made.layers, work.parent.sources.pixels)
     small, kept = keep(Model(folder, card), export, work.goals, sources, work.parent.model)
@@ -202,7 +206,7 @@ def _told(work: Work, model: str, attempts: Sequence[Attempt], kept: Kept) -> Co
         parent=str(work.parent.model.folder),
         goals=work.goals_in_words,
         parent_accuracy=work.parent_accuracy,
-        parent_parameters=parameters_of(network.channels),
+        parent_parameters=weights_in(work.larger.layers),
         parent_giga_macs=work.larger.multiplications(network.channels, network.cut) / 1e9,
         parent_latency_ms=work.larger.table.of(network.channels),
         attempts=tuple(attempts),

@@ -5,18 +5,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-import numpy as np
-
 from edgetl.card import Model
 from edgetl.classifier import Classifier
-from edgetl.compression.widths import aligned, parameters_of
+from edgetl.compression.widths import aligned
 from edgetl.config import Block, Format, Precision
 from edgetl.dataset import Role
 from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import CheckFailed
 from edgetl.keras.attempts import AttemptFiles, Made
 from edgetl.keras.checkpoint import Checkpoint, Clock
-from edgetl.keras.compressing import given_widths, start_of
+from edgetl.keras.compressing import cut_of, given_widths, start_of, weights_in
 from edgetl.keras.distill import Distillation, distill
 from edgetl.keras.network import Layers
 from edgetl.keras.workplace import ATTEMPTS
@@ -77,8 +75,7 @@ def _starts(work: Work, found: Sequence[tuple[Made, Attempt]]) -> Iterator[Start
     config = work.config
     widths = given_widths(config, work.larger.layers)
     if widths is not None:
-        cut = next(block for block in Block if len(conv_shapes(block)) == len(widths))
-        yield _measured(work, widths, cut)
+        yield _measured(work, widths, cut_of(widths))
         return
     if any(getattr(config, name) is not None for name in NETWORK_GOALS):
         yield _most_promising(work, 1e6 * config.macs if config.macs else None) or _refuse(work)
@@ -86,13 +83,19 @@ def _starts(work: Work, found: Sequence[tuple[Made, Attempt]]) -> Iterator[Start
     network = work.larger.layers.network
     whole = work.larger.multiplications(network.channels, network.cut)
     share = FIRST_SHARE
-    yield _most_promising(work, share * whole) or _smallest(work)
+    start = _most_promising(work, share * whole)
+    if start is None:
+        start = _smallest(work)
+        share = work.larger.multiplications(start.layers.network.channels, start.layers.network.cut) / whole
+    yield start
     keeps = not found[-1][1].misses
     while len(found) < MOST_ATTEMPTS and not _is_over(work, len(found)):
         share = share / STEP if keeps else share * STEP
         start = _most_promising(work, share * whole) if share <= 1 else None
-        if start is None:
+        if start is None and (keeps or share > 1):
             return
+        if start is None:
+            continue
         yield start
         if (not found[-1][1].misses) != keeps:
             return
@@ -158,7 +161,7 @@ def _within(work: Work, cut: Block, most_macs: float | None) -> Start | None:
         widths = work.larger.within(
             cut,
             multiplications=most_macs,
-            parameters=None if goals.max_size_bytes is None else goals.max_size_bytes - bytes_more,
+            int8_bytes=None if goals.max_size_bytes is None else goals.max_size_bytes - bytes_more,
             latency_ms=None if goals.max_latency_ms is None else goals.max_latency_ms / slower,
         )
         if widths is None:
@@ -166,7 +169,7 @@ def _within(work: Work, cut: Block, most_macs: float | None) -> Start | None:
         start = _measured(work, widths, cut)
         if not goals.misses(keeps=True, size_bytes=start.size_bytes, latency_ms=start.latency_ms):
             return start
-        bytes_more = start.size_bytes - parameters_of(widths)
+        bytes_more = start.size_bytes - work.larger.int8_bytes(widths, cut)
         slower = max(slower * 1.02, start.latency_ms / work.larger.table.of(widths))
     return None
 
@@ -206,11 +209,7 @@ def _try(work: Work, start: Start, number: int) -> tuple[Made, Attempt]:
         name=f"try {number}",
         student="",
         widths=network.channels,
-        parameters=sum(
-            int(np.prod(weight.shape))
-            for layer in (*made.layers.convolutions, *made.layers.head)
-            for weight in layer.get_weights()
-        ),
+        parameters=weights_in(made.layers),
         giga_macs=work.larger.multiplications(network.channels, network.cut) / 1e9,
         size_bytes=start.size_bytes,
         latency_ms=start.latency_ms,

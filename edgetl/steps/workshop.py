@@ -1,42 +1,33 @@
 """What all tries of `compress` share: goals, the larger network's answers, its channels, what layers cost."""
 
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetl import images
-from edgetl.answers import AnswerFile
 from edgetl.cache import parse_size
 from edgetl.card import KERAS, ModelCard, Network
 from edgetl.classifier import Classifier
-from edgetl.config import CompressConfig, ExportConfig, Format, Precision
-from edgetl.dataset import Dataset, Entry, Images, Role, read_images
-from edgetl.engines import classifier_of, run_batches
-from edgetl.errors import DataError, UsageError
+from edgetl.config import CompressConfig, ExportConfig
+from edgetl.dataset import Dataset, Role
+from edgetl.engines import run_batches
+from edgetl.errors import UsageError
 from edgetl.features.latency import LatencyTable, measure
 from edgetl.files import fingerprint, make_folder, write_atomically
 from edgetl.keras.compressing import Larger, lesson_plan, pixels_for_ranking, settings_of
 from edgetl.keras.distill import DistillSettings
 from edgetl.keras.history import versions
-from edgetl.keras.lessons import NO_LABEL, LessonPlan, Lessons, make_lessons
 from edgetl.keras.pruning import rankings
-from edgetl.keras.rates import has_fast_int8
 from edgetl.keras.workplace import ATTEMPTS
 from edgetl.progress import say
 from edgetl.quantize.goals import Goals, allowed_drop
 from edgetl.quantize.search import Tuning
-from edgetl.records import RecordError, from_json, to_json
+from edgetl.records import kept_record, to_json
 from edgetl.results import Attempt, LayerCost
-from edgetl.steps.making import Variant, build
 from edgetl.steps.promise import FloatNetwork, tuning_of
-from edgetl.vgg16 import multiplications
+from edgetl.steps.teaching import TimeAllowed, learnt_from_mirrored, lessons_of, unlabelled
 
 NETWORK_GOALS = ("max_size", "max_latency", "macs")
 IMAGES_AT_ONCE = 32
-_ASKING_SHARE = 0.3  # of the time left, for the larger network's answers
-_WORTH_INT8 = 1e12  # multiply-adds: less is not worth quantizing the larger network first
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +129,7 @@ def identity_of(work: Work, what: object) -> str:
             work.parent.model.card.keras_sha256,
             repr((what, work.settings, lessons.pictures, work.config.augment, work.config.minutes)),
             *[digest for role in Role for digest in work.dataset.roles[role].digests],
-            str(lessons.images),
+            *lessons.digests,
         ]
     )
 
@@ -174,16 +165,19 @@ def prepare(
     """What all tries share: the larger network's answers, its channels ranked, and what layers cost."""
     layers = parent.sources.layers
     train = dataset.roles[Role.TRAIN]
-    sources = [train] if config.unlabelled is None else [train, unlabelled(config.unlabelled, dataset)]
+    sources = [train]
+    if config.unlabelled is not None:
+        sources.append(unlabelled(config.unlabelled, dataset, partial))
     count = sum(len(source) for source in sources)
-    plan, settings = lesson_plan(config, count), settings_of(config, count)
+    plan = lesson_plan(config, count, flip=learnt_from_mirrored(parent.model.card))
+    settings = settings_of(config, count)
     say(f"plan: {count} images in {plan.pictures} pictures each, {settings.epochs} epochs of learning a try")
     tuning = tuning_of(parent, ExportConfig(data=dataset.folder, threads=config.threads), goals)
     pixels = pixels_for_ranking(layers, train, config.seed)
     ranked = rankings(layers, pixels, config.seed)
     make_folder(partial / ATTEMPTS)
     table = _table(parent, partial)
-    lessons = _lessons(parent, sources, plan, partial, _end_of_asking(config, began))
+    lessons = lessons_of(parent, sources, plan, partial / ATTEMPTS, TimeAllowed(config.minutes, began))
     larger = Larger(layers, ranked, table, pixels, lessons, dataset)
     return Work(config, goals, parent, dataset, larger, tuning, settings, partial, began)
 
@@ -199,76 +193,10 @@ class _StoredTable:
 def _table(parent: FloatNetwork, partial: Path) -> LatencyTable:
     """What layers cost on this machine, measured now or when the command that is resumed first ran."""
     path, identity = partial / ATTEMPTS / "layers.json", parent.model.card.keras_sha256
-    if path.is_file():
-        with suppress(RecordError):
-            stored = from_json(_StoredTable, path.read_bytes())
-            if stored.keras_sha256 == identity:
-                return stored.table
+    known = kept_record(_StoredTable, path)
+    if known is not None and known.keras_sha256 == identity:
+        return known.table
     layers = parent.sources.layers
     table = measure(layers.spec, layers.network.cut)
     write_atomically(path, to_json(_StoredTable(identity, table)))
     return table
-
-
-def _end_of_asking(config: CompressConfig, began: float) -> float | None:
-    """By the monotonic clock; None: there is no limit."""
-    if config.minutes is None:
-        return None
-    now = time.monotonic()
-    return now + _ASKING_SHARE * (began + 60 * config.minutes - now)
-
-
-def _lessons(
-    parent: FloatNetwork, sources: Sequence[Images], plan: LessonPlan, partial: Path, end: float | None
-) -> Lessons:
-    """What to learn from; answers are kept for a resume. end: of asking, by the monotonic clock.
-
-    Where time is limited, a resume asks no more: what learnt from fewer pictures must be found again.
-    """
-    digests = [digest for source in sources for digest in source.digests]
-    parts = [parent.model.card.keras_sha256, repr(plan), *digests, *map(repr, versions().items())]
-    file = AnswerFile(partial / ATTEMPTS / "answers.npz", fingerprint(parts))
-    known = file.read()
-    lessons = make_lessons(
-        sources,
-        plan,
-        _teacher(parent, plan.pictures * len(digests)),
-        partial,
-        known=known,
-        keep=file.write,
-        is_enough=lambda: end is not None and (known is not None or time.monotonic() > end),
-    )
-    if lessons.pictures < plan.pictures:
-        say(f"{lessons.pictures} of {plan.pictures} pictures of each image: more would take too long")
-    return lessons
-
-
-def _teacher(parent: FloatNetwork, pictures: int) -> Classifier:
-    """The larger network in the engine that is fastest here."""
-    spec, network = parent.model.card.input, parent.model.card.network
-    work = pictures * multiplications(spec.height, spec.width, None, network.cut, network.channels)
-    precision = Precision.INT8 if has_fast_int8() and work > _WORTH_INT8 else Precision.FP32
-    built = build(parent.sources, parent.model, Variant(Format.ONNX, precision))
-    return classifier_of(built.content, Format.ONNX, precision, 0)
-
-
-def unlabelled(folder: Path, dataset: Dataset) -> Images:
-    """All readable images at any depth of a folder, but none that certifies. Raises `DataError`."""
-    paths = images.find([str(folder)]) if folder.is_dir() else []
-    _, height, width, _ = dataset.roles[Role.TRAIN].pixels.shape
-    found, _, skipped = read_images([Entry(path, NO_LABEL, "") for path in paths], folder, height, width)
-    known = {digest for role in Role for digest in dataset.roles[role].digests}
-    new = [position for position, digest in enumerate(found.digests) if digest not in known]
-    if not new:
-        raise DataError(
-            f"{folder} has no readable images that the model has not seen.",
-            "Name a folder of images, at any depth, or leave out --unlabelled.",
-        )
-    known_already = len(found.digests) - len(new)
-    say(f"{len(new)} images without labels, {known_already} known already, {len(skipped)} unreadable")
-    return Images(
-        tuple(found.paths[i] for i in new),
-        found.pixels[new],
-        found.labels[new],
-        tuple(found.digests[i] for i in new),
-    )
