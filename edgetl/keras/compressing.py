@@ -26,7 +26,7 @@ from edgetl.vgg16 import conv_shapes, layer_multiplications
 LESSONS = 32_000  # pictures to learn from, about, for few images
 _LEAST_PICTURES, _MOST_PICTURES = 8, 16
 _STEPS = 2400  # of training, about, for few images
-_LEAST_EPOCHS, _MOST_EPOCHS = 30, 120
+_LEAST_EPOCHS, _MOST_EPOCHS = 30, 240
 HEAD_IMAGES = 4000  # that a head is fitted to at first
 _FLOAT_BYTES = 4
 
