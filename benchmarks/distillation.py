@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, float]] = {
 def main() -> None:
     """Every variant from the same start, then other starts."""
     asked, rows, found = asked_and_measured(__doc__, "distillation", measured)
-    pictures = lesson_plan(CompressConfig(), found.data.roles["train"].images).pictures
+    pictures = lesson_plan(CompressConfig(), found.data.roles["train"].images, flip=True).pictures
     header = ("begins with", "learns", "tuning", "test", "drop", "at most", "seconds")
     text = (
         f"Fashion-MNIST, {found.data.roles['train'].images:,} training images, {SIDE} pixels, channels "
