@@ -156,6 +156,12 @@ def _folders(folder: Path) -> list[str]:
             raise DataError(
                 f"The name of the folder {name!r} in {folder} is not UTF-8.", "Rename the folder."
             )
+        if name.splitlines() != [name]:
+            raise DataError(
+                f"The name of the folder {name!r} in {folder} has a line break; lists of classes "
+                "have a line for each.",
+                "Rename the folder.",
+            )
     return names
 
 

@@ -29,6 +29,7 @@ from edgetl.trinomial import (
     tables_scoring,
 )
 
+ALPHA = 0.05  # of all verdicts of one command together
 MOST_FURTHER_IMAGES = 1_000_000
 _NORMAL = NormalDist()
 

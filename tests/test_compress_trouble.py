@@ -1,6 +1,7 @@
 """`edgetl compress` when it is interrupted, has too little time, or is asked for what cannot be."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -14,8 +15,9 @@ from edgetl.dataset import Role
 from edgetl.errors import DataError, ExitCode, UsageError
 from edgetl.keras.classifier import open_layers
 from edgetl.keras.compressing import Larger
+from edgetl.quantize.goals import Goals
 from edgetl.steps import compress as compress_step
-from edgetl.steps import shrinking, teaching
+from edgetl.steps import shrinking, teaching, workshop
 from edgetl.steps.compress import compress
 from edgetl.steps.making import Sources, Variant, build
 from edgetl.steps.promise import Kept
@@ -191,3 +193,18 @@ def test_a_network_that_did_not_learn_from_mirrored_images_does_not_teach_with_t
 
     assert teaching.learnt_from_mirrored(with_flip("True"))
     assert not teaching.learnt_from_mirrored(with_flip("False"))
+
+
+def test_a_network_with_too_much_work_misses_that_goal(trained_once):
+    """As a rival may, which is not made to fit."""
+    goals = Goals(0.25, None, None, None)
+    learnt = SimpleNamespace(giga_macs=0.3, size_bytes=1, latency_ms=1.0)
+    for allowed, missed in ((None, ()), (400, ()), (300, ()), (50, ("macs",))):
+        work = SimpleNamespace(config=quick(macs=allowed), goals=goals)
+        assert workshop._misses(work, learnt, 0.1) == missed
+
+
+def test_a_name_that_no_file_could_hold_is_told_before_the_work(trained_once, tmp_path):
+    with pytest.raises(UsageError, match=r"small.*is not UTF-8"):
+        compress(Model.open(trained_once), tmp_path / "small\udce9", quick(keep=0.5))
+    assert not list(tmp_path.iterdir())

@@ -57,6 +57,7 @@ def test_the_report_survives_json(folder):
 
 def test_the_proof_needs_299_images(folder):
     assert images_to_prove(1.0) == 299
+    assert images_to_prove(1.0, together=2) == 368
     assert smallest_provable_drop(299) < 1.0 < smallest_provable_drop(298)
     (finding,) = found(data(folder, DataConfig()), "certification")
     assert finding.status == "problem"

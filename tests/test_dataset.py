@@ -156,6 +156,13 @@ def test_names_that_are_not_utf8(tmp_path):
     assert "not UTF-8" in refused(root)
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "two\rlines", "two\u2028lines"])
+def test_class_names_with_line_breaks(tmp_path, name):
+    root = flat_folder(tmp_path / "data")
+    (root / name).mkdir()
+    assert "has a line break" in refused(root)
+
+
 # Roles
 
 

@@ -16,7 +16,7 @@ from edgetl.engines.onnx import sums_fit
 from edgetl.errors import DataError, ModelFolderError, Undecidable, UsageError
 from edgetl.files import write_atomically
 from edgetl.keras.classifier import KerasClassifier, open_layers
-from edgetl.quantize.goals import allowed_drop, goals_of
+from edgetl.quantize.goals import Goals, allowed_drop, goals_of, precisions_by_format
 from edgetl.quantize.recipe import Origin, Recipe
 from edgetl.records import from_json, to_json
 from edgetl.reference import (
@@ -28,12 +28,13 @@ from edgetl.reference import (
     tuning_answers,
     tuning_sample,
 )
-from edgetl.statistics import Verdict
+from edgetl.statistics import ALPHA, Verdict, exact_p, holm
 from edgetl.steps import export as export_step
 from edgetl.steps import promise
 from edgetl.steps.advice import images_to_prove
 from edgetl.steps.export import export
 from edgetl.steps.making import Sources, Variant, build
+from edgetl.steps.promise import refuse_too_few
 from edgetl.steps.verify import verify
 
 LOOSE = "20"  # points: what the few certification images of the drawn shapes can prove
@@ -179,9 +180,60 @@ def test_too_few_certification_images_are_refused_before_any_work(trained, monke
     with pytest.raises(Undecidable, match=f"this model has {have}") as caught:
         promised(trained, max_drop="1.0")
     assert caught.value.exit_code == 5
-    needed = images_to_prove(1.0)
+    needed = images_to_prove(1.0, together=2)
     assert f"at least {needed} certification images" in caught.value.what
     assert f"Add {needed - have} labelled images" in caught.value.fix
+
+
+def test_two_formats_are_judged_together_and_need_more_images(trained, monkeypatch):
+    """Not one image turns wrong in either file: with one image less both are undecided."""
+    monkeypatch.setattr(promise, "read_tuning_images", None)
+    goals = Goals(0.01, None, None, None)
+
+    def with_images(count):
+        reference = replace(trained.card.reference, images=count)
+        return replace(trained, card=replace(trained.card, reference=reference))
+
+    alone, needed = images_to_prove(1.0), images_to_prove(1.0, together=2)
+    for count, verdict in ((needed, Verdict.PASS), (needed - 1, Verdict.UNDECIDED)):
+        p = exact_p(0, 0, count, 0.01)
+        assert (holm([p, p])[0] <= ALPHA) == (verdict is Verdict.PASS)
+    refuse_too_few(with_images(needed), goals, 2)
+    refuse_too_few(with_images(alone), goals, 1)
+    with pytest.raises(Undecidable, match="for 2 formats, which are judged together") as caught:
+        refuse_too_few(with_images(alone), goals, 2)
+    assert "ask for one --format" in caught.value.fix
+    with pytest.raises(Undecidable) as caught:
+        refuse_too_few(with_images(alone - 1), goals, 2)
+    assert "--format" not in caught.value.fix
+
+
+def test_what_certification_did_not_prove_is_not_chosen(trained):
+    _, exported = promised(trained, format="onnx")
+    (tried,), (parity,) = exported.tried, exported.parity
+    assert tried.chosen
+    assert promise._certified(tried, exported.parity) == tried
+    failed = promise._certified(tried, [replace(parity, verdict=Verdict.FAIL)])
+    assert (failed.chosen, failed.misses) == (False, ("certification",))
+    undecided = promise._certified(tried, [replace(parity, verdict=Verdict.UNDECIDED)])
+    assert (undecided.chosen, undecided.misses) == (False, ("certification, undecided",))
+
+
+def test_a_precision_that_one_format_lacks_is_searched_in_the_other():
+    goals = Goals(0.01, None, None, None)
+    both = precisions_by_format(goals, "onnx,tflite", "int8,w8a16")
+    assert both == {
+        Format.ONNX: (Precision.INT8,),
+        Format.TFLITE: (Precision.INT8, Precision.W8A16),
+    }
+    assert list(precisions_by_format(goals, "onnx,tflite", "w8a16")) == [Format.TFLITE]
+    with pytest.raises(UsageError, match="onnx has no w8a16"):
+        precisions_by_format(goals, "onnx", "w8a16")
+
+
+def test_a_slow_precision_is_made_when_it_is_asked_for(trained):
+    _, exported = promised(trained, format="tflite", precision="w8a16")
+    assert [tried.precision for tried in exported.tried] == ["w8a16"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +251,8 @@ def test_a_target_decides_formats_and_weights(trained, target, formats, recipe):
     assert [artifact.name for artifact in exported.artifacts] == [f"{form}-int8" for form in formats]
     fits = [sums_fit(model.read(one)) for one in exported.artifacts if one.format is Format.ONNX]
     assert fits == [recipe == "7-bit weights"] * formats.count("onnx"), "what engines without VNNI go by"
-    assert {tried.recipe for tried in exported.tried} == {recipe}
+    recipes = {"onnx": recipe, "tflite": "plain"}
+    assert all(tried.recipe == recipes[tried.format] for tried in exported.tried)
     assert str(target) in exported.goals
 
 

@@ -65,7 +65,9 @@ def _show(compressed: "Compressed") -> None:
             f"{compressed.model}: {compressed.minutes:.1f} minutes", f"next: edgetl bench {compressed.model}"
         )
     else:
-        lines("No network that was tried keeps to all goals; no model was written.")
+        is_open = compressed.exit_code == ExitCode.UNDECIDED
+        what = "Certification cannot decide" if is_open else "Nothing is proven to keep to all goals"
+        lines(f"{what}; no model was written.")
 
 
 def _row(attempt: "Attempt") -> tuple[str, ...]:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from edgetl.card import InputSpec
 from edgetl.compression.levels import Limit, limited
-from edgetl.errors import EdgetlError
 from edgetl.keras import tf, tf_keras
 from edgetl.keras.checkpoint import Clock
 from edgetl.keras.inputs import in_batches
@@ -211,7 +210,8 @@ def _train(run: Run) -> bool:
                 break
             _run_epoch(run, step, epoch, show)
             now = run.divergence()
-            _check_divergence(now, before, run)
+            if _has_diverged(now, before, run):
+                break
             if now < least:
                 least, best = now, [variable.numpy() for variable in variables]
     for variable, value in zip(variables, best, strict=True):
@@ -220,15 +220,16 @@ def _train(run: Run) -> bool:
     return least < before
 
 
-def _check_divergence(now: float, before: float, run: Run) -> None:
-    """Raise `EdgetlError` for a network farther off than it was, and than one that knows nothing can be."""
+def _has_diverged(now: float, before: float, run: Run) -> bool:
+    """Whether a network is farther off than it was, and than one that knows nothing can be."""
     knows_nothing = math.log(run.images.probabilities.shape[1])
-    if not now <= max(before, knows_nothing):  # also when it is not a number
-        raise EdgetlError(
-            f"Quantization-aware training diverged: {now:.3g} nats from the full-precision network, "
-            f"{before:.3g} before (rate {run.settings.rate:g}).",
-            "Use a smaller rate.",
-        )
+    if now <= max(before, knows_nothing):  # not so when it is not a number
+        return False
+    say(
+        f"quantization-aware training diverged: {now:.3g} nats from the full-precision network, "
+        f"{before:.3g} before (rate {run.settings.rate:g}); what was best until then is kept"
+    )
+    return True
 
 
 @contextmanager

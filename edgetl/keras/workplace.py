@@ -20,6 +20,7 @@ from pathlib import Path
 from edgetl.card import CARD_FILE, PARTIAL_SUFFIX
 from edgetl.errors import UsageError
 from edgetl.files import make_folder, storing
+from edgetl.listing import is_text, printable
 from edgetl.progress import say
 
 CHECKPOINT_FILE = "checkpoint.npz"
@@ -38,6 +39,11 @@ def check_place(output: Path, *, overwrite: bool, resume: bool) -> Path:
     Puts right what a kill in the middle of `publish` left.
     """
     place = Path(os.path.abspath(output))  # noqa: PTH100 - resolve would replace what a link points to
+    if not is_text(place.name):
+        raise UsageError(
+            f"The name {printable(place.name)} is not UTF-8; a model's files hold it.",
+            "Choose another -o.",
+        )
     if not place.exists() and _partial_of(place).is_dir():
         with _held(_partial_of(place)) as partial:
             _take_back(partial, place, resume)

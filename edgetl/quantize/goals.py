@@ -7,7 +7,7 @@ from edgetl.card import KERAS, ModelCard
 from edgetl.config import ExportConfig, Format, Precision, Target
 from edgetl.errors import ModelFolderError, UsageError
 from edgetl.quantize.recipe import Recipe
-from edgetl.quantize.targets import SUPPORTED, wanted_pairs
+from edgetl.quantize.targets import wanted_pairs
 
 USUAL_DROP = "1.0"  # points, where only other goals are given
 _ONLY = {Target.BROWSER: Format.ONNX, Target.MEDIAPIPE: Format.TFLITE}
@@ -90,8 +90,12 @@ def formats_for(goals: Goals, wanted: str) -> list[Format]:
     return suiting
 
 
-def precisions_for(form: Format, wanted: str | None) -> tuple[Precision, ...]:
-    """Those a search may end with. Raises `UsageError` like `wanted_pairs`."""
-    if wanted is None:
-        return SUPPORTED[form]
-    return tuple(precision for _, precision in wanted_pairs(str(form), wanted))
+def precisions_by_format(
+    goals: Goals, formats: str, precisions: str | None
+) -> dict[Format, tuple[Precision, ...]]:
+    """What a search may end with: formats that suit the target, each with the precisions asked for.
+
+    Raises `UsageError` when nothing is left, and like `wanted_pairs`.
+    """
+    pairs = wanted_pairs(",".join(formats_for(goals, formats)), precisions)
+    return {form: tuple(p for other, p in pairs if other is form) for form, _ in pairs}

@@ -19,10 +19,12 @@ def searched(card: ModelCard) -> str:
         return ""
     chosen = [one for one in card.tried if one.chosen]
     outcome = (
-        "Filled: the fastest of each format that keeps to all goals; it was then certified."
+        "Filled: the fastest of each format that keeps to all goals, which certification then proved."
         if chosen
-        else "Nothing keeps to all goals, so no file was certified or written."
+        else "Nothing was proven to keep to all goals, so no file was written."
     )
+    if card.compression:
+        outcome += " Flips here are against this smaller network in full precision: what rounding adds."
     return (
         f'<h3>What the search for goals tried</h3><div class="pair"><figure>{plot(card.tried)}</figure><div>'
         f"<p>{len(card.tried)} variants were compared on {card.tried[0].images:,} tuning images: the drop "

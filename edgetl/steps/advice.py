@@ -7,7 +7,7 @@ from dataclasses import replace
 from edgetl.images import WHITE
 from edgetl.power import images_needed
 from edgetl.results import DataReport, Finding
-from edgetl.statistics import exact_upper
+from edgetl.statistics import ALPHA, exact_upper
 
 FEW_TRAINING_IMAGES = 20  # of a class; a frozen trunk with a linear head still generalises from about as many
 LARGE_IMBALANCE = 10.0
@@ -38,9 +38,12 @@ def smallest_provable_drop(images: int) -> float:
     return 100 * exact_upper(0, 0, images)
 
 
-def images_to_prove(drop_points: float) -> int:
-    """The least number of certification images that can prove a drop below `drop_points`."""
-    return images_needed(drop_points / 100, discordance=0.0)
+def images_to_prove(drop_points: float, together: int = 1) -> int:
+    """The least number of certification images that can prove a drop below `drop_points`.
+
+    together: how many files must pass the same check, see `verify.with_holm`.
+    """
+    return images_needed(drop_points / 100, discordance=0.0, alpha=ALPHA / together)
 
 
 def _about_labels(report: DataReport) -> Iterator[Finding]:

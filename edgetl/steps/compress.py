@@ -20,7 +20,7 @@ from edgetl.keras.network import above, fold_temperature
 from edgetl.keras.workplace import CANDIDATE, FINISHED, check_place, publish, working_folder
 from edgetl.machine import cores
 from edgetl.progress import COMMAND_SECONDS, say
-from edgetl.quantize.targets import wanted_pairs
+from edgetl.quantize.goals import precisions_by_format
 from edgetl.results import Attempt, Explained, Parity
 from edgetl.steps.making import Sources
 from edgetl.steps.promise import FloatNetwork, Kept, keep, refuse_too_few
@@ -67,8 +67,7 @@ def compress(
     began = time.monotonic() - (running() if running else 0.0)
     refuse_contradictions(config)
     goals = goals_for(config, model.card)
-    wanted_pairs(config.format, _PRECISION)
-    refuse_too_few(model, goals)
+    refuse_too_few(model, goals, len(precisions_by_format(goals, config.format, _PRECISION)))
     layers = open_layers(model)
     refuse_cut(config, layers)
     rivals = rivals_of(config, model.card)

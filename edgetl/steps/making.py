@@ -73,7 +73,7 @@ class Variant:
         done = [
             word
             for word, is_so in {
-                "7-bit weights": recipe.reduced,
+                "7-bit weights": recipe.reduced and self.form is Format.ONNX,
                 "thinned": self.origin is Origin.THINNED,
                 "equalized": self.origin in {Origin.EQUALIZED, Origin.RETRAINED},
                 "trained with rounding": self.origin is Origin.RETRAINED,

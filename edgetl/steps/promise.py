@@ -14,7 +14,7 @@ from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import ExitCode, Undecidable
 from edgetl.pixels import spread_over
 from edgetl.progress import say
-from edgetl.quantize.goals import Goals, formats_for, precisions_for
+from edgetl.quantize.goals import Goals, precisions_by_format
 from edgetl.quantize.noise import onnx_noise, tflite_noise
 from edgetl.quantize.onnx_int8 import calibrate
 from edgetl.quantize.ranges import covered
@@ -65,7 +65,8 @@ def keep(
     """
     judge = judge or model
     check_roles_apart(judge)
-    refuse_too_few(judge, goals)
+    wanted = precisions_by_format(goals, config.format, config.precision)
+    refuse_too_few(judge, goals, len(wanted))
     tuning = tuning_of(FloatNetwork(model, sources), config, goals)
     reached = _covered(sources, tuning)
     if reached < LEAST_COVERED:
@@ -74,7 +75,8 @@ def keep(
             f"{100 * reached:.1f} % of the values in the worst layer; train with a larger --calibration-share"
         )
     searches = [
-        Formats(model, config, goals, sources, form, tuning) for form in formats_for(goals, config.format)
+        Formats(model, config, goals, sources, form, precisions, tuning)
+        for form, precisions in wanted.items()
     ]
     chosen = [best for best in [search.best() for search in searches] if best is not None]
     tried = [one for search in searches for one in search.told(chosen)]
@@ -83,6 +85,8 @@ def keep(
     if not chosen:
         return model, Kept((), tuple(tried), tuple(explained), (), ExitCode.CHECK_FAILED)
     model, verdicts = _certify(model, config, goals, chosen, judge)
+    tried = [_certified(one, verdicts) for one in tried]
+    model = model.update(lambda card: replace(card, tried=tuple(tried)))
     passed = [parity.artifact for parity in verdicts if parity.verdict is Verdict.PASS]
     artifacts = tuple(model.artifact(name) for name in passed)
     return model, Kept(artifacts, tuple(tried), tuple(explained), verdicts, exit_code_of(verdicts))
@@ -97,15 +101,29 @@ def _covered(sources: Sources, tuning: Tuning) -> float:
     )
 
 
-def refuse_too_few(model: Model, goals: Goals) -> None:
-    """Raise `Undecidable` where not even a perfect file could be proven."""
-    have, needed = model.card.reference.images, images_to_prove(100 * goals.max_drop)
-    if have < needed:
-        raise Undecidable(
-            f"A drop under {100 * goals.max_drop:.3g} points needs at least {needed} certification images, "
-            f"even if not one of them turns wrong; this model has {have}.",
-            f"Add {needed - have} labelled images and train again, or promise less with --max-drop.",
-        )
+def _certified(tried: Tried, verdicts: Sequence[Parity]) -> Tried:
+    """What a search chose is no longer chosen when certification did not prove it."""
+    name = f"{tried.format}-{tried.precision}"
+    verdict = next((parity.verdict for parity in verdicts if parity.artifact == name), Verdict.PASS)
+    if not tried.chosen or verdict is Verdict.PASS:
+        return tried
+    outcome = "certification" if verdict is Verdict.FAIL else "certification, undecided"
+    return replace(tried, chosen=False, misses=(outcome,))
+
+
+def refuse_too_few(model: Model, goals: Goals, files: int) -> None:
+    """Raise `Undecidable` where not even so many perfect files, judged together, could be proven."""
+    points, have = 100 * goals.max_drop, model.card.reference.images
+    needed = images_to_prove(points, files)
+    if have >= needed:
+        return
+    each = "" if files == 1 else f" for {files} formats, which are judged together"
+    one = ", or ask for one --format" if have >= images_to_prove(points) else ""
+    raise Undecidable(
+        f"A drop under {points:.3g} points needs at least {needed} certification images{each}, even if not "
+        f"one of them turns wrong; this model has {have}.",
+        f"Add {needed - have} labelled images and train again, promise less with --max-drop{one}.",
+    )
 
 
 def tuning_of(network: FloatNetwork, config: ExportConfig, goals: Goals) -> Tuning:
@@ -133,6 +151,7 @@ class Formats:
     goals: Goals
     sources: Sources
     form: Format
+    precisions: tuple[Precision, ...]
     tuning: Tuning
     made: dict[tuple[Recipe, Origin], Built] = field(default_factory=dict)
     looked_at: list[tuple[Built, Tried]] = field(default_factory=list)
@@ -155,14 +174,13 @@ class Formats:
 
     def best(self) -> Built | None:
         """The fastest file that keeps to all goals by the tuning images: int8 if any can."""
-        precisions = precisions_for(self.form, self.config.precision)
-        if Precision.INT8 in precisions:
+        if Precision.INT8 in self.precisions:
             search(self, self.tuning, self.goals.start, self._note_int8, self.sources.origin)
             found = self._fitting()
             if found:
                 return found
-        for precision in (Precision.W8A32, Precision.FP16, Precision.FP32):
-            if precision in precisions:
+        for precision in (Precision.W8A32, Precision.W8A16, Precision.FP16, Precision.FP32):
+            if precision in self.precisions:
                 variant = Variant(self.form, precision, origin=self.sources.origin, packed=self.config.packed)
                 self._note(build(self.sources, self.model, variant))
         return self._fitting()

@@ -17,9 +17,8 @@ from edgetl.progress import say
 from edgetl.reference import ReferenceData, certification_images, read_reference
 from edgetl.results import ClassLoss, Disagreement, Parity, Scores
 from edgetl.scoring import score
-from edgetl.statistics import Verdict, class_drops, drop_of, exact_p, holm, judge, paired_drop
+from edgetl.statistics import ALPHA, Verdict, class_drops, drop_of, exact_p, holm, judge, paired_drop
 
-ALPHA = 0.05
 SHOWN_DISAGREEMENTS = 24
 SHOWN_CLASSES = 20
 CERTIFICATION = "certification images"

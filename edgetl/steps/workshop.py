@@ -107,9 +107,7 @@ def judged(work: Work, learnt: Learnt, classifier: Classifier) -> Attempt:
         harmful=harmful,
         helpful=helpful,
         expected_upper_points=100 * upper,
-        misses=work.goals.misses(
-            keeps=upper < work.goals.max_drop, size_bytes=learnt.size_bytes, latency_ms=learnt.latency_ms
-        ),
+        misses=_misses(work, learnt, upper),
         chosen=False,
     )
     say(
@@ -118,6 +116,14 @@ def judged(work: Work, learnt: Learnt, classifier: Classifier) -> Attempt:
         + (f"misses {' and '.join(attempt.misses)}" if attempt.misses else "keeps to all goals")
     )
     return attempt
+
+
+def _misses(work: Work, learnt: Learnt, upper: float) -> tuple[str, ...]:
+    """Goals that a network does not keep to."""
+    allowed, goals = work.config.macs, work.goals
+    keeps = upper < goals.max_drop
+    missed = goals.misses(keeps=keeps, size_bytes=learnt.size_bytes, latency_ms=learnt.latency_ms)
+    return missed if allowed is None or 1e3 * learnt.giga_macs <= allowed else (*missed, "macs")
 
 
 def identity_of(work: Work, what: object) -> str:
