@@ -235,7 +235,7 @@ def text_of(kept: list[dict]) -> str:
         f"at {LARGE} pixels; *x Keras*: over Keras's ImageDataGenerator and `predict` with the classic VGG16 at "
         f"{LARGE} pixels, reading files included, measured in the same run. *MAC*: how many times fewer multiply-adds "
         "than the parent; *smaller*: how many times smaller than the float32 weights of the classic VGG16. *Minutes*: of the "
-        "whole command, when the network was made; those of the emoji and of the first parents beside other work. "
+        "whole command, when the network was made; those of parents beside other work. "
         "The Keras path's rate varies from run to run, and *x Keras* with it."
     )
     return "\n\n".join([intro, *map(case_text, kept), PUBLISHED])
