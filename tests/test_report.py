@@ -557,7 +557,7 @@ def test_what_a_search_for_goals_tried_is_drawn_and_listed(tmp_path):
     assert "41.2 dB" in words
     for none in (make_tried(chosen=9), make_tried(chosen=9)[:1]):
         words = assert_sound(page(replace(card, tried=none), {}))
-        assert "Nothing keeps to all goals" in words
+        assert "Nothing was proven to keep to all goals" in words
     assert "search for goals" not in page(full_card(tmp_path), {})
     odd = tuple(replace(one, latency_ms=math.nan, expected_upper_points=math.inf) for one in make_tried())
     assert_sound(page(replace(card, tried=odd), {}))
