@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 from trained import draw, said, shapes, trained_once  # noqa: F401
@@ -10,11 +11,12 @@ from trained import quick as training
 from trained import quick_compress as quick
 
 from edgetl.card import Model
-from edgetl.config import Block, Format, Head, Precision
-from edgetl.dataset import Role
+from edgetl.config import Block, CompressConfig, Format, Head, Precision
+from edgetl.dataset import Images, Role
 from edgetl.errors import DataError, ExitCode, UsageError
 from edgetl.keras.classifier import open_layers
 from edgetl.keras.compressing import Larger
+from edgetl.keras.lessons import LessonPlan, make_lessons
 from edgetl.quantize.goals import Goals
 from edgetl.steps import compress as compress_step
 from edgetl.steps import shrinking, teaching, workshop
@@ -184,15 +186,41 @@ def pictures_of(parent, place, settings):
     return int(fewer[0].split()[0]) if fewer else 4
 
 
-def test_a_network_that_did_not_learn_from_mirrored_images_does_not_teach_with_them(trained_once):
-    card = Model.open(trained_once).card
+def test_answers_that_were_lost_are_asked_for_again(trained_once, tmp_path, monkeypatch):
+    parent, place = Model.open(trained_once), tmp_path / "small"
+    monkeypatch.setattr(compress_step, "keep", failed)
+    settings = quick(keep=0.5, pictures=4, resume=True)
+    assert pictures_of(parent, place, settings) == 4
+    (tmp_path / "small.partial" / "attempts" / "answers.npz").write_bytes(b"damaged")
+    assert pictures_of(parent, place, settings) == 4
 
-    def with_flip(value):
-        training = replace(card.training, settings=card.training.settings | {"flip": value})
-        return replace(card, training=training)
 
-    assert teaching.learnt_from_mirrored(with_flip("True"))
-    assert not teaching.learnt_from_mirrored(with_flip("False"))
+def test_mirrored_pictures_are_for_networks_that_learnt_from_them(trained_once, tmp_path):
+    """And for those made of them: a smaller one of a smaller one knows it, too."""
+    parent = Model.open(trained_once)
+    assert teaching.learnt_from_mirrored(parent.card) == (parent.card.training.settings["flip"] == "True")
+    settings = parent.card.training.settings | {"flip": "False"}
+    card = replace(parent.card, training=replace(parent.card.training, settings=settings))
+    small, _ = compress(replace(parent, card=card), tmp_path / "small", quick(keep=0.5))
+    assert not teaching.learnt_from_mirrored(small.card)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_every_second_picture_is_mirrored_or_none(flip, tmp_path):
+    left = np.zeros((8, 32, 32, 3), np.uint8)
+    left[:, :, :12] = 255
+    names = tuple(f"{number:064x}" for number in range(8))
+    source = Images(names, left, np.zeros(8, np.int64), names)
+
+    def light(pixels):
+        """How much of the light is on the left."""
+        return (
+            pixels[:, :, :16].sum(axis=(1, 2, 3), dtype=float)[:, None] / pixels.sum(axis=(1, 2, 3))[:, None]
+        )
+
+    lessons = make_lessons([source], LessonPlan(4, CompressConfig().augment, flip, 0), light, tmp_path)
+    on_the_left = lessons.probabilities.reshape(4, 8) > 0.5
+    assert on_the_left.all(axis=1).tolist() == [True, not flip, True, not flip]
 
 
 def test_a_network_with_too_much_work_misses_that_goal(trained_once):

@@ -84,6 +84,12 @@ def working_folder(place: Path, *, resume: bool) -> Iterator[Path]:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
+def finish_candidate(partial: Path) -> None:
+    """What was a candidate is proven, and the complete new model."""
+    with storing(partial):
+        (partial / CANDIDATE).rename(partial / FINISHED)
+
+
 def publish(partial: Path, place: Path) -> None:
     """Give the finished model its place; a model that stood there goes away only then."""
     with storing(place):

@@ -17,7 +17,7 @@ from edgetl.keras.compressing import refuse_cut, weights_in
 from edgetl.keras.history import versions
 from edgetl.keras.inputs import in_batches
 from edgetl.keras.network import above, fold_temperature
-from edgetl.keras.workplace import CANDIDATE, FINISHED, check_place, publish, working_folder
+from edgetl.keras.workplace import CANDIDATE, check_place, finish_candidate, publish, working_folder
 from edgetl.machine import cores
 from edgetl.progress import COMMAND_SECONDS, say
 from edgetl.quantize.goals import precisions_by_format
@@ -26,6 +26,7 @@ from edgetl.steps.making import Sources
 from edgetl.steps.promise import FloatNetwork, Kept, keep, refuse_too_few
 from edgetl.steps.rivals import compete, rivals_of
 from edgetl.steps.shrinking import search
+from edgetl.steps.teaching import learnt_from_mirrored
 from edgetl.steps.train import summarise, write_folder
 from edgetl.steps.verify import verify
 from edgetl.steps.workshop import Work, goals_for, prepare, refuse_contradictions
@@ -84,7 +85,7 @@ def compress(
         if kept.exit_code is not ExitCode.DONE:
             say(f"nothing is written: {output}.partial keeps what was trained, for --resume with other goals")
             return None, _told(work, "", attempts, kept)
-        (partial / CANDIDATE).rename(partial / FINISHED)
+        finish_candidate(partial)
         publish(partial, place)
     return Model(output, small.card), _told(work, str(output), attempts, kept)
 
@@ -150,7 +151,11 @@ def _card(work: Work, made: Made, attempts: Sequence[Attempt], temperature: floa
     }
     training = TrainingSummary(
         settings=settings
-        | {"epochs": str(work.settings.epochs), "pictures": str(work.larger.lessons.pictures)},
+        | {
+            "epochs": str(work.settings.epochs),
+            "pictures": str(work.larger.lessons.pictures),
+            "flip": str(learnt_from_mirrored(parent.card)),
+        },
         cuts=(),
         history=made.history,
         chosen_stage=made.history[-1].stage,

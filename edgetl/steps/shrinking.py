@@ -92,10 +92,8 @@ def _starts(work: Work, found: Sequence[tuple[Made, Attempt]]) -> Iterator[Start
     while len(found) < MOST_ATTEMPTS and not _is_over(work, len(found)):
         share = share / STEP if keeps else share * STEP
         start = _most_promising(work, share * whole) if share <= 1 else None
-        if start is None and (keeps or share > 1):
-            return
         if start is None:
-            continue
+            return
         yield start
         if (not found[-1][1].misses) != keeps:
             return

@@ -69,13 +69,14 @@ def lessons_of(
     parts = [parent.model.card.keras_sha256, repr(plan), *digests, *map(repr, versions().items())]
     file, end = AnswerFile(folder / "answers.npz", fingerprint(parts)), allowed.share(_ASKING_SHARE)
     asked, asked_path = _Asked(file.identity, allowed.minutes), folder / "asked.json"
-    is_known = kept_record(_Asked, asked_path) == asked
+    known = file.read()
+    is_known = known is not None and kept_record(_Asked, asked_path) == asked
     lessons = make_lessons(
         sources,
         plan,
         _teacher(parent, plan.pictures * len(digests)),
         folder,
-        known=file.read(),
+        known=known,
         keep=file.write,
         is_enough=lambda: is_known or time.monotonic() > end,
     )
