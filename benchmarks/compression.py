@@ -5,12 +5,11 @@
 A case is a data set, a number of pixels and a seed: fashion-2000-64-0, emoji-64-0, fashion-60000-48-0 ...
 Needs Debian's `dataset-fashion-mnist`. Networks that are in WORK already are not trained again; speed is
 measured anew, all files in turn. A case of 2,000 images takes about half an hour, one of 60,000 two hours and
-another for each rung. --rung makes only those it names. With --students every rival learns beside one rung
-(hours more), and they are listed after it.
+another for each rung. --rung makes only those it names. --students lets every rival learn beside one rung
+instead (an hour), and lists what they reach. Each case has its own section of the page.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ LADDER = {  # name and options of each rung; multiply-adds are those for one pix
     "800 kB": ("--max-size", "800KB"),
 }
 STUDENTS = "mobilenet_v2,mobilenet_v2_035,mobilenet_v3_small,efficientnet_b0,efficientnet_lite0"
-BESIDE, RIVALS = "25 %", "rivals"  # the rung that rivals learn beside, and their folder
+BESIDE = "25 %"  # the rung that rivals learn beside
 PUBLISHED = (
     "What others published of VGG16, each on its own data, which is harder (ImageNet, 1,000 classes) or other (CIFAR-10), so "
     "that ratios cannot be compared: ThiNet (ICCV 2017) 3.2 times fewer multiply-adds for 1.7 points of top-1 accuracy; He, "
@@ -52,6 +51,18 @@ LARGE = 224  # pixels of published figures
 BATCH, ROUNDS = 8, 9
 KERAS_IMAGES = 48
 FLOAT_BYTES = 4
+INTRODUCTION = (
+    "`edgetl compress` from one trained parent, its data and seed; each case has its own table below. *Drop* and *at most* "
+    "(exact one-sided 95 % bound, points) are those of the int8 files against the unpruned parent in full precision on the "
+    f"test images. Images/s: batch {BATCH}, medians of {ROUNDS} rounds in which all files of a case run in turn, each "
+    f"after {WARM_SECONDS} seconds of its own batches; at {LARGE} pixels the same network with the same weights. *x fp32*: "
+    f"over the unpruned float32 file in the same engine at {LARGE} pixels; *x Keras*: over Keras's ImageDataGenerator and "
+    f"`predict` with the classic VGG16 at {LARGE} pixels, reading files included, measured in the same run. *MAC*: how many "
+    "times fewer multiply-adds than the parent; *smaller*: how many times smaller than the float32 weights of the classic "
+    "VGG16. *Minutes*: of the whole command, when the network was made; those of parents beside other work. The network of "
+    "60,000 images learnt from mirrored pictures too, which today it would not: its parent did not. The Keras path's rate "
+    "varies from run to run, and *x Keras* with it."
+)
 PARENT_EPOCHS = {"fashion-2000": 90, "emoji": 120, "fashion-60000": 12}  # 12: two hours
 MAX_DROP = {"fashion-2000": "3", "emoji": "10", "fashion-60000": "3"}  # few test images prove little
 
@@ -80,15 +91,45 @@ def main() -> None:
     asked = parser.parse_args()
     for name in asked.names:
         data, side, seed = name.rsplit("-", 2)
-        measure(
-            Case(data, int(side), int(seed)), asked.work, asked.rung or list(LADDER), students=asked.students
-        )
-    kept = [json.loads(path.read_text()) for path in sorted(asked.work.glob("*-ladder.json"))]
-    publish("compression", "Fewer channels", text_of(kept))
+        case = Case(data, int(side), int(seed))
+        if asked.students:
+            publish(
+                f"rivals {name}",
+                f"Fewer channels and other networks: {name}",
+                rivals_text(rivals(case, asked.work)),
+            )
+        else:
+            figures = measure(case, asked.work, asked.rung or list(LADDER))
+            publish(f"compression {name}", f"Fewer channels: {name}", case_text(figures))
+    publish("compression", "Fewer channels", f"{INTRODUCTION}\n\n{PUBLISHED}")
 
 
-def measure(case: Case, work: Path, rungs: Sequence[str], *, students: bool) -> None:
-    """Train what is missing, time everything, and keep the figures."""
+def measure(case: Case, work: Path, rungs: Sequence[str]) -> dict:
+    """Train what is missing, time everything, and give the figures."""
+    parent = parent_of(case, work)
+    models = {}
+    for name in rungs:
+        options = [*LADDER[name]]
+        if "--macs" in options:
+            options[-1] = f"{float(options[-1]) * case.side**2 / 1e6:g}"
+        models[name] = compressed(case, parent, name, options)
+    rates = {side: speeds(parent, models, side) for side in (case.side, LARGE)}
+    rate, weights = keras_rate(work, case)
+    figures = {"side": case.side, "keras": rate, "parent": facts(parent)}
+    figures["classic_bytes"] = FLOAT_BYTES * weights
+    figures["rungs"] = {name: facts(model) for name, model in models.items()}
+    figures["rates"] = {str(side): found for side, found in rates.items()}
+    return figures
+
+
+def rivals(case: Case, work: Path) -> list[dict]:
+    """Every network tried, of one run in which the rivals learn beside the pruned VGG16."""
+    options = [*LADDER[BESIDE], "--student", STUDENTS]
+    return card(compressed(case, parent_of(case, work), "rivals", options))["compression"]["attempts"]
+
+
+def parent_of(case: Case, work: Path) -> Path:
+    """The unpruned network, trained when it is missing."""
     parent = work / f"{case.name}-parent"
     if not parent.exists():
         edgetl(
@@ -97,36 +138,18 @@ def measure(case: Case, work: Path, rungs: Sequence[str], *, students: bool) -> 
             "--seed", str(case.seed),
             "--cache-folder", str(work / "cache"),
         )  # fmt: skip
-    models = {}
-    rivals = {RIVALS: (*LADDER[BESIDE], "--student", STUDENTS)} if students else {}
-    for name, options in ({name: LADDER[name] for name in rungs} | rivals).items():
-        model = work / f"{case.name}-{name.replace(' ', '').replace('%', '').replace(',', '-')}"
-        given = [*options]
-        if "--macs" in options:
-            given[-1] = f"{float(options[-1]) * case.side**2 / 1e6:g}"
-        if not model.exists():
-            edgetl(
-                "compress",
-                str(parent),
-                "-o",
-                str(model),
-                "--max-drop",
-                MAX_DROP[case.data],
-                "--seed",
-                str(case.seed),
-                *given,
-            )
-        if name in LADDER:
-            models[name] = model
-    rates = {side: speeds(parent, models, side) for side in (case.side, LARGE)}
-    rate, weights = keras_rate(work, case)
-    figures = {"case": case.name, "side": case.side, "keras": rate, "parent": facts(parent)}
-    figures["classic_bytes"] = FLOAT_BYTES * weights
-    figures["rungs"] = {name: facts(model) for name, model in models.items()}
-    beside = work / f"{case.name}-{RIVALS}"
-    figures["tries"] = card(beside)["compression"]["attempts"] if beside.exists() else []
-    figures["rates"] = {str(side): found for side, found in rates.items()}
-    (work / f"{case.name}-ladder.json").write_text(json.dumps(figures))
+    return parent
+
+
+def compressed(case: Case, parent: Path, name: str, options: Sequence[str]) -> Path:
+    """A smaller network of it, made when it is missing."""
+    model = parent.with_name(f"{case.name}-{name.replace(' ', '').replace('%', '').replace(',', '-')}")
+    if not model.exists():
+        edgetl(
+            "compress", str(parent), "-o", str(model), "--max-drop", MAX_DROP[case.data], "--seed", str(case.seed),
+            *options,
+        )  # fmt: skip
+    return model
 
 
 def folder_of(case: Case, work: Path) -> Path:
@@ -224,24 +247,6 @@ def keras_rate(work: Path, case: Case) -> tuple[float, int]:
     return KERAS_IMAGES / (time.perf_counter() - started), model.count_params()
 
 
-def text_of(kept: list[dict]) -> str:
-    """A table for each case, and what it means."""
-    intro = (
-        "`edgetl compress` from one trained parent, its data and seed. *Drop* and *at most* (exact one-sided 95 % "
-        "bound, points) are those of the int8 files against the unpruned parent in full precision on the test images. "
-        f"Images/s: batch {BATCH}, medians of {ROUNDS} rounds in which all files of a case run in turn, each "
-        f"after {WARM_SECONDS} seconds of its own batches; at {LARGE} "
-        "pixels the same network with the same weights. *x fp32*: over the unpruned float32 file in the same engine "
-        f"at {LARGE} pixels; *x Keras*: over Keras's ImageDataGenerator and `predict` with the classic VGG16 at "
-        f"{LARGE} pixels, reading files included, measured in the same run. *MAC*: how many times fewer multiply-adds "
-        "than the parent; *smaller*: how many times smaller than the float32 weights of the classic VGG16. *Minutes*: of the "
-        "whole command, when the network was made; those of parents beside other work. "
-        "The network of 60,000 images learnt from mirrored pictures too, which today it would not: its parent did not. "
-        "The Keras path's rate varies from run to run, and *x Keras* with it."
-    )
-    return "\n\n".join([intro, *map(case_text, kept), PUBLISHED])
-
-
 def case_text(case: dict) -> str:
     """One case."""
     parent, large, own = case["parent"], case["rates"][str(LARGE)], case["rates"][str(case["side"])]
@@ -271,19 +276,16 @@ def case_text(case: dict) -> str:
         f"images/s at {LARGE}", "x fp32", "x Keras", "MAC", "smaller", "epochs", "minutes",
     )  # fmt: skip
     return (
-        f"**{case['case']}**: {parent['train_images']:,} training images, {parent['images']:,} test images. Parent: "
+        f"{parent['train_images']:,} training images, {parent['images']:,} test images. Parent: "
         f"{100 * parent['accuracy']:.2f} %, kept {parent['kept']} of {parent['epochs']} entries of its history, "
         f"{parent['minutes']:.1f} minutes; float32 at {LARGE} pixels {large['onnx fp32 unpruned']:.1f} (ONNX Runtime) "
         f"and {large['tflite fp32 unpruned']:.1f} (LiteRT) images/s; Keras path {case['keras']:.1f} images/s.\n\n"
         + table(header, rows)
-        + rivals_text(case.get("tries", []))
     )
 
 
 def rivals_text(tries: list[dict]) -> str:
     """What other networks made of the same lessons, beside the pruned VGG16 of the same run."""
-    if not tries:
-        return ""
     rows = [
         (
             one["student"] or "-".join(map(str, one["widths"])), f"{one['parameters'] / 1e6:.2f}",
@@ -295,9 +297,10 @@ def rivals_text(tries: list[dict]) -> str:
     ]  # fmt: skip
     header = ("network", "M weights", "million MAC", "MB", "ms", "epochs", "tuning", "flips", "at most")
     return (
-        f"\n\nRivals, from random weights, and the pruned VGG16 of the same run (`--student`): int8 ONNX files on "
-        f"{tries[0]['images']:,} tuning images; one image, median. *Flips*: harmful and helpful against the parent; "
-        "*at most*: the drop in points that certification should prove.\n\n" + table(header, rows)
+        f"Rivals, from random weights, and the pruned VGG16 of the same run of `edgetl compress {' '.join(LADDER[BESIDE])} "
+        f"--student ...`, all taught by the same parent: int8 ONNX files on {tries[0]['images']:,} tuning images; one image, "
+        "median. *Flips*: harmful and helpful against the parent; *at most*: the drop in points that certification should "
+        "prove.\n\n" + table(header, rows)
     )
 
 
