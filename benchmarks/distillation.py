@@ -108,9 +108,8 @@ def prepared(model: Model, config: CompressConfig, work: Path) -> Work:
     dataset = same_dataset(model, model.data_folder, config, partial)
     sources = Sources(open_layers(model), dataset.roles[Role.CALIBRATION].pixels[:])
     goals = goals_for(config, model.card)
-    return prepare(
-        config, goals, FloatNetwork(model, sources), dataset, partial=partial, began=time.monotonic()
-    )
+    parent = FloatNetwork(model, sources)
+    return prepare(config, goals, parent, dataset, together=1, partial=partial, began=time.monotonic())
 
 
 class Bench:

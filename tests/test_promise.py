@@ -1,6 +1,7 @@
 """`edgetl export` with goals: kept and proven, or refused with the nearest misses, and no look at certification."""
 
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -28,7 +29,7 @@ from edgetl.reference import (
     tuning_answers,
     tuning_sample,
 )
-from edgetl.statistics import ALPHA, Verdict, exact_p, holm
+from edgetl.statistics import ALPHA, Verdict, drop_of, exact_p, holm
 from edgetl.steps import export as export_step
 from edgetl.steps import promise
 from edgetl.steps.advice import images_to_prove
@@ -64,6 +65,12 @@ def test_the_best_file_of_each_format_is_proven_and_stored(kept):
     assert [tried.format for tried in exported.tried if tried.chosen] == ["onnx", "tflite"]
     assert {artifact.name for artifact in model.card.artifacts} == {"onnx-int8", "tflite-int8"}
     assert "drop under 20 points" in exported.goals
+    certified_on = model.card.reference.images
+    for tried in exported.tried:
+        harmful = math.ceil(tried.harmful * certified_on / tried.images)
+        helpful = tried.helpful * certified_on // tried.images
+        upper = drop_of(harmful, helpful, certified_on, ALPHA / 2).upper
+        assert tried.expected_upper_points == pytest.approx(100 * upper)
 
 
 def test_verify_comes_to_the_same_verdict(kept, tmp_path):
@@ -116,7 +123,7 @@ def tuning_of(model):
     config = ExportConfig(max_drop=LOOSE)
     pixels = read_calibration_pixels(model, model.data_folder, 50)
     network = promise.FloatNetwork(model, Sources(open_layers(model), pixels))
-    return promise.tuning_of(network, config, goals_of(config, model.card))
+    return promise.tuning_of(network, config, goals_of(config, model.card), together=1)
 
 
 def test_a_search_takes_the_full_precision_answers_from_training(trained, monkeypatch):

@@ -1,6 +1,6 @@
 """The search for int8: repairs before float, few looks, nothing needless in float, and no certification image."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgetl.quantize.recipe import Origin, Recipe
 from edgetl.quantize.search import ALWAYS_SEEN, Candidate, Seen, Tuning, look, search
-from edgetl.statistics import exact_upper
+from edgetl.statistics import ALPHA, exact_p, exact_upper, holm
 
 LAYERS = 13
 IMAGES, CLASSES = 400, 5
@@ -182,6 +182,19 @@ def test_a_hopeless_candidate_is_given_up_early():
     seen = look(lambda pixels: softmax(np.zeros((len(pixels), CLASSES))), tuning)
     assert seen.images_run < IMAGES / 2
     assert not seen.keeps
+
+
+def test_files_that_are_certified_together_leave_less_to_chance():
+    """What is seen of the tuning images, if certification sees it too: Holm asks twice as much of one of two."""
+    alone, _ = tuning_of(promised=0.02, certified_on=IMAGES)
+    both = replace(alone, together=2)
+    passing = [flips for flips in range(20) if alone.expected_upper(flips, 0) < alone.promised]
+    passing_both = [flips for flips in range(20) if both.expected_upper(flips, 0) < both.promised]
+    assert 0 < len(passing_both) < len(passing)
+    for flips in range(len(passing) + 1):
+        p = exact_p(flips, 0, IMAGES, alone.promised)
+        assert (p <= ALPHA) == (flips in passing)
+        assert (max(holm([p, p])) <= ALPHA) == (flips in passing_both)
 
 
 def test_fewer_images_than_are_always_seen():

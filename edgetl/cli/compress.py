@@ -52,7 +52,8 @@ def _show(compressed: "Compressed") -> None:
     order = sorted(compressed.attempts, key=lambda one: one.giga_macs)
     note = (
         f"goals: {compressed.goals}. Flips (harmful / helpful, against {compressed.parent}, full precision) "
-        "are those of tuning images; at most: the drop in points that certification should then prove."
+        "are those of tuning images; at most: the drop in points that certification should then prove, "
+        "of all formats together."
     )
     notes = [note, RIVALS] if any(attempt.student for attempt in compressed.attempts) else [note]
     table("", HEADER, [*map(_row, order), before], notes)

@@ -77,7 +77,7 @@ def _show_search(exported: "Exported") -> None:
     ]
     note = (
         f"goals: {exported.goals}. Flips (harmful / helpful) are those of tuning images; at most: the drop "
-        "in points that certification should then prove."
+        "in points that certification should then prove, of all formats together."
     )
     table("", ("tried", "recipe", "size", "one image", "flips", "at most", "goals"), rows, [note])
     for explained in exported.explained:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgetl.classifier import Classifier
 from edgetl.measures import centred_logits, mean_kl
 from edgetl.quantize.recipe import Origin, Recipe
-from edgetl.statistics import exact_upper, tango_lower
+from edgetl.statistics import ALPHA, exact_upper, tango_lower
 
 IMAGES_AT_ONCE = 16
 ALWAYS_SEEN = 64  # images of the smallest margins that every candidate runs: on them candidates are compared
@@ -26,7 +26,8 @@ _MOST_DROPPED = 3  # layers that are tried in int8 again at the end
 class Tuning:
     """What a search may choose by: images, truth, and what the full-precision network says.
 
-    `promised` is the drop allowed, a share; `certified_on` how many images the verdict will come from.
+    `promised` is the drop allowed, a share; `certified_on` how many images the verdict will come from;
+    `together` how many files are certified at once, which leaves less room for chance to each.
     """
 
     pixels: NDArray[np.uint8]  # RGB [N, H, W, 3]
@@ -34,11 +35,13 @@ class Tuning:
     probabilities: NDArray[np.float32]  # [N, classes]
     promised: float
     certified_on: int
+    together: int = 1
 
     def expected_upper(self, harmful: int, helpful: int) -> float:
-        """The bound of the drop that certification will find if it sees these shares of flips."""
+        """The bound of the drop, for all files, that certification will find if it sees these shares."""
         grown = -(-harmful * self.certified_on // len(self.labels))  # parts of an image count against it
-        return exact_upper(grown, helpful * self.certified_on // len(self.labels), self.certified_on)
+        helping = helpful * self.certified_on // len(self.labels)
+        return exact_upper(grown, helping, self.certified_on, ALPHA / self.together)
 
 
 @dataclass(frozen=True)

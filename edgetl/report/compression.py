@@ -156,7 +156,7 @@ def _count(attempts: Sequence[Attempt]) -> str:
     return (
         f"{count} trained and compared with the larger one on {attempts[0].images:,} tuning images, as int8 "
         f"ONNX files{fastest if chosen else ''}. Worse: right before, wrong now. Drop at most: what "
-        "certification should then prove, in points."
+        "certification should then prove of all formats together, in points."
     )
 
 

@@ -68,7 +68,8 @@ def compress(
     began = time.monotonic() - (running() if running else 0.0)
     refuse_contradictions(config)
     goals = goals_for(config, model.card)
-    refuse_too_few(model, goals, len(precisions_by_format(goals, config.format, _PRECISION)))
+    together = len(precisions_by_format(goals, config.format, _PRECISION))
+    refuse_too_few(model, goals, together)
     layers = open_layers(model)
     refuse_cut(config, layers)
     rivals = rivals_of(config, model.card)
@@ -76,7 +77,8 @@ def compress(
     with working_folder(place, resume=config.resume) as partial:
         dataset = same_dataset(model, data or model.data_folder, config, partial)
         sources = Sources(layers, dataset.roles[Role.CALIBRATION].pixels[:])
-        work = prepare(config, goals, FloatNetwork(model, sources), dataset, partial=partial, began=began)
+        parent = FloatNetwork(model, sources)
+        work = prepare(config, goals, parent, dataset, together=together, partial=partial, began=began)
         made, tries = search(work)
         attempts = (*tries, *(compete(work, rival) for rival in rivals))
         if made is None:

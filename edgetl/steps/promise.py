@@ -67,7 +67,7 @@ def keep(
     check_roles_apart(judge)
     wanted = precisions_by_format(goals, config.format, config.precision)
     refuse_too_few(judge, goals, len(wanted))
-    tuning = tuning_of(FloatNetwork(model, sources), config, goals)
+    tuning = tuning_of(FloatNetwork(model, sources), config, goals, together=len(wanted))
     reached = _covered(sources, tuning)
     if reached < LEAST_COVERED:
         say(
@@ -126,8 +126,8 @@ def refuse_too_few(model: Model, goals: Goals, files: int) -> None:
     )
 
 
-def tuning_of(network: FloatNetwork, config: ExportConfig, goals: Goals) -> Tuning:
-    """The tuning images with what the full-precision network says of them."""
+def tuning_of(network: FloatNetwork, config: ExportConfig, goals: Goals, *, together: int) -> Tuning:
+    """The tuning images with what the full-precision network says of them; `together`: files to certify."""
     model, sources = network.model, network.sources
     images = read_tuning_images(model, config.data or model.data_folder, MOST_TUNING_IMAGES)
     full = build(sources, model, Variant(Format.ONNX, Precision.FP32))
@@ -139,7 +139,8 @@ def tuning_of(network: FloatNetwork, config: ExportConfig, goals: Goals) -> Tuni
         classifier = classifier_of(full.content, Format.ONNX, Precision.FP32, config.threads)
         what = "reference of the tuning images"
         probabilities = run_batches(classifier, images.pixels, IMAGES_AT_ONCE, what)
-    return Tuning(images.pixels, images.labels, probabilities, goals.max_drop, model.card.reference.images)
+    certified_on = model.card.reference.images
+    return Tuning(images.pixels, images.labels, probabilities, goals.max_drop, certified_on, together)
 
 
 @dataclass(frozen=True)

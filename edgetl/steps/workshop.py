@@ -165,6 +165,7 @@ def prepare(
     parent: FloatNetwork,
     dataset: Dataset,
     *,
+    together: int,
     partial: Path,
     began: float,
 ) -> Work:
@@ -178,7 +179,8 @@ def prepare(
     plan = lesson_plan(config, count, flip=learnt_from_mirrored(parent.model.card))
     settings = settings_of(config, count)
     say(f"plan: {count} images in {plan.pictures} pictures each, {settings.epochs} epochs of learning a try")
-    tuning = tuning_of(parent, ExportConfig(data=dataset.folder, threads=config.threads), goals)
+    asked = ExportConfig(data=dataset.folder, threads=config.threads)
+    tuning = tuning_of(parent, asked, goals, together=together)
     pixels = pixels_for_ranking(layers, train, config.seed)
     ranked = rankings(layers, pixels, config.seed)
     make_folder(partial / ATTEMPTS)
