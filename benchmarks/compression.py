@@ -64,6 +64,7 @@ INTRODUCTION = (
     "varies from run to run, and *x Keras* with it."
 )
 PARENT_EPOCHS = {"fashion-2000": 90, "emoji": 120, "fashion-60000": 12}  # 12: two hours
+LARGE_EPOCHS = 12  # of parents that learn from images of that many pixels
 MAX_DROP = {"fashion-2000": "3", "emoji": "10", "fashion-60000": "3"}  # few test images prove little
 
 
@@ -132,10 +133,10 @@ def parent_of(case: Case, work: Path) -> Path:
     """The unpruned network, trained when it is missing."""
     parent = work / f"{case.name}-parent"
     if not parent.exists():
+        epochs = str(LARGE_EPOCHS if case.side == LARGE else PARENT_EPOCHS[case.data])
         edgetl(
             "train", str(folder_of(case, work)), "-o", str(parent), "--image-size", str(case.side),
-            "--epochs-finetune", str(PARENT_EPOCHS[case.data]), "--patience", str(PARENT_EPOCHS[case.data]),
-            "--seed", str(case.seed),
+            "--epochs-finetune", epochs, "--patience", epochs, "--seed", str(case.seed),
             "--cache-folder", str(work / "cache"),
         )  # fmt: skip
     return parent
