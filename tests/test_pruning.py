@@ -1,10 +1,13 @@
 """A network with fewer channels: nothing is lost that was not used, and little of what was."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from edgetl.card import InputSpec, Network
 from edgetl.config import Block, Head
+from edgetl.keras.compressing import Larger, start_of
 from edgetl.keras.inputs import in_batches
 from edgetl.keras.network import features_model, make_layers, whole
 from edgetl.keras.pruning import fit_head, pruned, rankings
@@ -110,6 +113,30 @@ def test_a_network_may_end_earlier_with_a_new_head():
     first = mean_kl(before, answers(smaller, pixels))
     fit_head(smaller, pixels, np.log(before))
     assert mean_kl(before, answers(smaller, pixels)) < first
+
+
+def test_a_network_may_see_averages_where_it_saw_maxima():
+    layers, pixels = network(Head.MAX, (Block.BLOCK1, Block.BLOCK2)), pictures(64)
+    kept = [np.arange(many) for many in FULL]
+    smaller = pruned(layers, kept, pixels, Block.BLOCK2, head=Head.GAP)
+    assert (smaller.network.head, smaller.network.cut) == (Head.GAP, Block.BLOCK2)
+    assert smaller.network.scales == layers.network.scales
+    assert not smaller.head[0].get_weights()[0].any(), "rows that read maxima say nothing of averages"
+    before = answers(layers, pixels)
+    first = mean_kl(before, answers(smaller, pixels))
+    fit_head(smaller, pixels, np.log(before))
+    assert mean_kl(before, answers(smaller, pixels)) < first
+
+
+@each_head
+def test_compress_begins_with_averages_where_the_larger_network_sees_maxima(head, scales, hidden):
+    layers, pixels = network(head, scales, hidden), pictures(64)
+    lessons = SimpleNamespace(images=len(pixels), pixels=pixels, probabilities=answers(layers, pixels))
+    larger = Larger(layers, rankings(layers, pixels), None, pixels, lessons, None)
+    made = start_of(larger, SOME, Block.BLOCK2)
+    assert made.network.head is (Head.GAP if head is Head.MAX else head)
+    assert made.network.channels == SOME
+    assert answers(made, pixels).shape == (64, 5)
 
 
 def test_a_head_that_is_fitted_to_its_own_answers_stays_as_it_is():
