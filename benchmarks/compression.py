@@ -66,7 +66,7 @@ INTRODUCTION = (
 PARENT_EPOCHS = {"fashion-2000": 90, "emoji": 120, "fashion-60000": 12}  # 12: two hours
 LARGE_EPOCHS = 12  # of parents that learn from images of that many pixels
 LARGE_MINUTES = "25"  # for a smaller network of such a parent
-MAX_DROP = {"fashion-2000": "3", "emoji": "10", "fashion-60000": "3"}  # few test images prove little
+MAX_DROP = {"fashion-2000": "3", "emoji": "20", "fashion-60000": "3"}  # few test images prove little
 
 
 @dataclass(frozen=True)
