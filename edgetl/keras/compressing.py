@@ -73,15 +73,15 @@ class Larger:
         return parameters_of(widths) + each * self._head_weights(widths, cut)
 
     def _head_weights(self, widths: Sequence[int], cut: Block) -> int:
-        network = cut_after(self.layers.network, cut, widths, self.head)
+        network = cut_after(self.layers.network, cut, widths)
         seen = cells(self.layers) * sum(network.block_channels[scale] for scale in network.scales)
         return seen * (network.hidden_units or network.classes)
 
     @property
-    def head(self) -> Head:
-        """How smaller networks see their maps: a maximum teaches one place of each, an average all."""
+    def heads(self) -> tuple[Head, ...]:
+        """How a smaller network may see its maps. A maximum teaches one place of each map, an average all."""
         head = self.layers.network.head
-        return Head.GAP if head is Head.MAX else head
+        return (Head.GAP, Head.MAX) if head is Head.MAX else (head,)
 
     @property
     def cuts(self) -> tuple[Block, ...]:
@@ -167,10 +167,10 @@ def given_widths(config: CompressConfig, larger: Layers) -> tuple[int, ...] | No
     return widths
 
 
-def start_of(larger: Larger, widths: Sequence[int], cut: Block) -> Layers:
+def start_of(larger: Larger, widths: Sequence[int], cut: Block, head: Head | None = None) -> Layers:
     """The smaller network before it learns: channels chosen, weights fitted to what the larger computes."""
     kept = [ranking.kept(width) for ranking, width in zip(larger.rankings, widths, strict=False)]
-    made = pruned(larger.layers, kept, larger.pixels, cut, head=larger.head)
+    made = pruned(larger.layers, kept, larger.pixels, cut, head=head)
     some = spread_over(larger.lessons.images, HEAD_IMAGES)
     pixels = larger.lessons.pixels[some]
     fit_head(made, pixels, _wanted(larger, some, pixels))

@@ -8,7 +8,7 @@ from typing import NoReturn
 from edgetl.card import Model
 from edgetl.classifier import Classifier
 from edgetl.compression.widths import aligned
-from edgetl.config import Block, Format, Precision
+from edgetl.config import Block, Format, Head, Precision
 from edgetl.dataset import Role
 from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import CheckFailed
@@ -43,6 +43,7 @@ class Start:
     layers: Layers
     size_bytes: int
     latency_ms: float
+    divergence: float  # nats, from the larger network, on tuning images
 
 
 def search(work: Work) -> tuple[Made | None, tuple[Attempt, ...]]:
@@ -173,8 +174,13 @@ def _within(work: Work, cut: Block, most_macs: float | None) -> Start | None:
 
 
 def _measured(work: Work, widths: Sequence[int], cut: Block) -> Start:
-    """A network that has not learnt yet, and what its int8 file costs."""
-    layers = start_of(work.larger, widths, cut)
+    """A network before it learns, with the head that is nearest already, and what its int8 file costs."""
+    starts = [_measured_with(work, widths, cut, head) for head in work.larger.heads]
+    return min(starts, key=lambda start: start.divergence)
+
+
+def _measured_with(work: Work, widths: Sequence[int], cut: Block, head: Head) -> Start:
+    layers = start_of(work.larger, widths, cut, head)
     size_bytes, classifier = _int8(work, layers)
     probabilities = run_batches(
         classifier, work.tuning.pixels, IMAGES_AT_ONCE, "looking at a smaller network"
@@ -182,10 +188,10 @@ def _measured(work: Work, widths: Sequence[int], cut: Block) -> Start:
     latency_ms = latency_of(classifier, work.tuning.pixels)
     divergence = mean_kl(work.tuning.probabilities, probabilities)
     say(
-        f"{_widths_in_words(widths)} channels: {size_bytes / 1e3:.0f} kB and {latency_ms:.2f} ms in int8, "
-        f"{divergence:.3f} nats from the larger network before it learns"
+        f"{_widths_in_words(widths)} channels, {head} head: {size_bytes / 1e3:.0f} kB and "
+        f"{latency_ms:.2f} ms in int8, {divergence:.3f} nats from the larger network before it learns"
     )
-    return Start(layers, size_bytes, latency_ms)
+    return Start(layers, size_bytes, latency_ms, divergence)
 
 
 def _int8(work: Work, layers: Layers) -> tuple[int, Classifier]:
