@@ -170,7 +170,7 @@ def test_what_makes_no_sense_is_refused(settings):
 
 @pytest.mark.slow
 def test_a_hidden_layer_is_limited_too(shapes, tmp_path):
-    model = train(shapes, tmp_path / "model", quick(head=Head.FLATTEN, epochs_head=2, epochs_finetune=0))
+    model = train(shapes, tmp_path / "model", quick(head=Head.FLATTEN, epochs_head=12, epochs_finetune=0))
     model, _ = export(model, ExportConfig(precision="fp32,int8", cluster=16))
     reference = read_reference(model)
     wanted = reference.probabilities[reference.stored].argmax(axis=1)
