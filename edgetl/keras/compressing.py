@@ -1,7 +1,7 @@
 """From a trained network to smaller ones: which channels to keep, and learning from the larger network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from edgetl.features.latency import LatencyTable
 from edgetl.keras.distill import DistillSettings
 from edgetl.keras.inputs import in_batches
 from edgetl.keras.lessons import LessonPlan, Lessons
-from edgetl.keras.network import Array, Layers, features_model
+from edgetl.keras.network import Array, Layers, copy_weights, features_model, make_layers
 from edgetl.keras.pruning import cells, cut_after, enough_images, fit_head, pruned
 from edgetl.keras.rates import resolved_arithmetic
 from edgetl.measures import centred_logits
@@ -81,7 +81,7 @@ class Larger:
     def heads(self) -> tuple[Head, ...]:
         """How a smaller network may see its maps. A maximum teaches one place of each map, an average all."""
         head = self.layers.network.head
-        return (Head.GAP, Head.MAX) if head is Head.MAX else (head,)
+        return (head, Head.GAP) if head is Head.MAX else (head,)
 
     @property
     def cuts(self) -> tuple[Block, ...]:
@@ -167,14 +167,27 @@ def given_widths(config: CompressConfig, larger: Layers) -> tuple[int, ...] | No
     return widths
 
 
-def start_of(larger: Larger, widths: Sequence[int], cut: Block, head: Head | None = None) -> Layers:
+def start_of(larger: Larger, widths: Sequence[int], cut: Block) -> Layers:
     """The smaller network before it learns: channels chosen, weights fitted to what the larger computes."""
     kept = [ranking.kept(width) for ranking, width in zip(larger.rankings, widths, strict=False)]
-    made = pruned(larger.layers, kept, larger.pixels, cut, head=head)
+    made = pruned(larger.layers, kept, larger.pixels, cut)
+    _fit_head(larger, made)
+    return made
+
+
+def with_head(larger: Larger, start: Layers, head: Head) -> Layers:
+    """The same trunk below another of `larger.heads`, fitted to what the larger computes."""
+    made = make_layers(replace(start.network, head=head), start.spec)
+    copy_weights(start, made)
+    made.head[0].set_weights([np.zeros_like(weight) for weight in made.head[0].get_weights()])
+    _fit_head(larger, made)
+    return made
+
+
+def _fit_head(larger: Larger, made: Layers) -> None:
     some = spread_over(larger.lessons.images, HEAD_IMAGES)
     pixels = larger.lessons.pixels[some]
     fit_head(made, pixels, _wanted(larger, some, pixels))
-    return made
 
 
 def _wanted(larger: Larger, some: NDArray[np.int64], pixels: NDArray[np.uint8]) -> Array:

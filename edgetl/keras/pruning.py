@@ -16,7 +16,7 @@ from edgetl.compression.selection import (
     refit,
     together,
 )
-from edgetl.config import Block, Head
+from edgetl.config import Block
 from edgetl.keras import tf
 from edgetl.keras.inputs import in_batches
 from edgetl.keras.network import Array, Layers, chain, features_model, make_layers, whole
@@ -106,21 +106,14 @@ def cells(layers: Layers) -> int:
 
 
 def pruned(
-    layers: Layers,
-    kept: Sequence[Positions],
-    pixels: NDArray[np.uint8],
-    cut: Block,
-    *,
-    head: Head | None = None,
-    seed: int = 0,
+    layers: Layers, kept: Sequence[Positions], pixels: NDArray[np.uint8], cut: Block, seed: int = 0
 ) -> Layers:
     """A network cut after `cut` with only the channels `kept` of each convolution up to there.
 
     Each convolution is fitted to give what it gave, from the channels that are left before it; the head reads
-    what is left, or is all zero where the cut or the kind of head is new. pixels: uint8 RGB [N, H, W, 3], see
-    `enough_images`.
+    what is left, or is all zero where the cut is new. pixels: uint8 RGB [N, H, W, 3], see `enough_images`.
     """
-    network = cut_after(layers.network, cut, [len(channels) for channels in kept], head)
+    network = cut_after(layers.network, cut, [len(channels) for channels in kept])
     made = make_layers(network, layers.spec)
     whole(made)  # builds every layer
     random = np.random.default_rng(seed)
@@ -135,17 +128,16 @@ def pruned(
             _in_parts(lambda some, new=new, after=new_after: chain(new(some), after), maps.after),
         )
         inputs = outputs
-    if (network.cut, network.head) == (layers.network.cut, layers.network.head):
+    if cut is layers.network.cut:
         _copy_head(layers, made, kept)
     else:
         made.head[0].set_weights([np.zeros_like(weight) for weight in made.head[0].get_weights()])
     return made
 
 
-def cut_after(network: Network, cut: Block, widths: Sequence[int], head: Head | None = None) -> Network:
-    """The same network up to a block, with so many channels, and with another kind of head if it is given."""
-    scales = _scales_below(network, cut)
-    return replace(network, cut=cut, head=head or network.head, scales=scales, widths=tuple(widths))
+def cut_after(network: Network, cut: Block, widths: Sequence[int]) -> Network:
+    """The same network up to a block, with so many channels."""
+    return replace(network, cut=cut, scales=_scales_below(network, cut), widths=tuple(widths))
 
 
 def _scales_below(network: Network, cut: Block) -> tuple[Block, ...]:

@@ -8,13 +8,13 @@ from typing import NoReturn
 from edgetl.card import Model
 from edgetl.classifier import Classifier
 from edgetl.compression.widths import aligned
-from edgetl.config import Block, Format, Head, Precision
+from edgetl.config import Block, Format, Precision
 from edgetl.dataset import Role
 from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import CheckFailed
 from edgetl.keras.attempts import AttemptFiles, Made
 from edgetl.keras.checkpoint import Checkpoint, Clock
-from edgetl.keras.compressing import cut_of, given_widths, start_of, weights_in
+from edgetl.keras.compressing import cut_of, given_widths, start_of, weights_in, with_head
 from edgetl.keras.distill import Distillation, distill
 from edgetl.keras.network import Layers
 from edgetl.keras.workplace import ATTEMPTS
@@ -175,12 +175,13 @@ def _within(work: Work, cut: Block, most_macs: float | None) -> Start | None:
 
 def _measured(work: Work, widths: Sequence[int], cut: Block) -> Start:
     """A network before it learns, with the head that is nearest already, and what its int8 file costs."""
-    starts = [_measured_with(work, widths, cut, head) for head in work.larger.heads]
-    return min(starts, key=lambda start: start.divergence)
+    larger, layers = work.larger, start_of(work.larger, widths, cut)
+    others = [with_head(larger, layers, head) for head in larger.heads[1:]]
+    return min((_costs(work, one) for one in (layers, *others)), key=lambda start: start.divergence)
 
 
-def _measured_with(work: Work, widths: Sequence[int], cut: Block, head: Head) -> Start:
-    layers = start_of(work.larger, widths, cut, head)
+def _costs(work: Work, layers: Layers) -> Start:
+    network = layers.network
     size_bytes, classifier = _int8(work, layers)
     probabilities = run_batches(
         classifier, work.tuning.pixels, IMAGES_AT_ONCE, "looking at a smaller network"
@@ -188,7 +189,7 @@ def _measured_with(work: Work, widths: Sequence[int], cut: Block, head: Head) ->
     latency_ms = latency_of(classifier, work.tuning.pixels)
     divergence = mean_kl(work.tuning.probabilities, probabilities)
     say(
-        f"{_widths_in_words(widths)} channels, {head} head: {size_bytes / 1e3:.0f} kB and "
+        f"{_widths_in_words(network.channels)} channels, {network.head} head: {size_bytes / 1e3:.0f} kB and "
         f"{latency_ms:.2f} ms in int8, {divergence:.3f} nats from the larger network before it learns"
     )
     return Start(layers, size_bytes, latency_ms, divergence)
