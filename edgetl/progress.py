@@ -17,8 +17,11 @@ class Advance(Protocol):
 class Reporter(Protocol):
     """Somebody who watches."""
 
-    def task(self, name: str, total: int | None) -> AbstractContextManager[Advance]:
-        """A piece of work of `total` units (None: unknown); call the given function with units done."""
+    def task(self, name: str, total: int | None, begun: int = 0) -> AbstractContextManager[Advance]:
+        """A piece of work of `total` units (None: unknown), `begun` of them by an earlier run.
+
+        Call the given function with units done.
+        """
         ...
 
     def say(self, text: str) -> None:
@@ -30,7 +33,7 @@ class Silent:
     """Nobody watches: what library callers get."""
 
     @contextmanager
-    def task(self, name: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002 - the protocol's names
+    def task(self, name: str, total: int | None, begun: int = 0) -> Iterator[Advance]:  # noqa: ARG002 - the protocol's names
         """Count nothing."""
         yield lambda _units, _note="": None
 
@@ -53,9 +56,23 @@ def silenced() -> Iterator[None]:
         REPORTER.reset(token)
 
 
-def task(name: str, total: int | None = None) -> AbstractContextManager[Advance]:
-    """Announce a piece of work to whoever watches."""
-    return REPORTER.get().task(name, total)
+def task(name: str, total: int | None = None, begun: int = 0) -> AbstractContextManager[Advance]:
+    """Announce a piece of work to whoever watches; see `Reporter.task`."""
+    return REPORTER.get().task(name, total, begun)
+
+
+@contextmanager
+def standing(name: str, total: int, begun: int = 0) -> Iterator[Callable[[int], None]]:
+    """A `task` that is told how many units are done in all, of which nothing is said twice."""
+    with task(name, total, begun) as advance:
+        shown = begun
+
+        def show(done: int) -> None:
+            nonlocal shown
+            advance(done - shown)
+            shown = done
+
+        yield show
 
 
 def say(text: str) -> None:

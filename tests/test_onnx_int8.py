@@ -176,7 +176,8 @@ def test_images_run_once_however_many_files_are_made(model, pixels):
 
     class Watching(Silent):
         @contextmanager
-        def task(self, name, total):
+        def task(self, name, total, begun):
+            assert begun == 0
             yield lambda units: done.append((name, total, units))
 
     token = REPORTER.set(Watching())

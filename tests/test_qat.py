@@ -243,8 +243,8 @@ class Recorder:
         self.tasks, self.said = [], []
 
     @contextmanager
-    def task(self, name, total):
-        done = []
+    def task(self, name, total, begun):
+        done = [begun]
         yield done.append
         self.tasks.append((name, total, sum(done)))
 

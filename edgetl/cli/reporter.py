@@ -23,9 +23,9 @@ class Interruptible:
         self._reporter, self._arrive = reporter, arrive
 
     @contextmanager
-    def task(self, name: str, total: int | None) -> Iterator[Advance]:
+    def task(self, name: str, total: int | None, begun: int = 0) -> Iterator[Advance]:
         """See `Reporter`."""
-        with self._reporter.task(name, total) as told:
+        with self._reporter.task(name, total, begun) as told:
 
             def advance(units: int, note: str = "") -> None:
                 self._arrive()
@@ -47,7 +47,7 @@ class TerminalReporter:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     @contextmanager
-    def task(self, name: str, total: int | None) -> Iterator[Advance]:
+    def task(self, name: str, total: int | None, begun: int = 0) -> Iterator[Advance]:
         """See `Reporter`."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as TimeLeft
@@ -58,7 +58,7 @@ class TerminalReporter:
             TextColumn("{task.fields[note]}", markup=False),
         )  # fmt: skip
         with Progress(*columns, console=self._console) as progress:
-            bar = progress.add_task(name, total=total, note="")
+            bar = progress.add_task(name, total=total, completed=begun, note="")
 
             def advance(units: int, note: str = "") -> None:
                 progress.update(bar, advance=units, note=note)
@@ -77,18 +77,18 @@ class PlainReporter:
         self._stream = stream
 
     @contextmanager
-    def task(self, name: str, total: int | None) -> Iterator[Advance]:
+    def task(self, name: str, total: int | None, begun: int = 0) -> Iterator[Advance]:
         """See `Reporter`."""
         started = last = time.monotonic()
-        done = 0
+        done = begun
 
         def advance(units: int, note: str = "") -> None:
             nonlocal done, last
             done += units
             now = time.monotonic()
-            if now - last >= SECONDS_BETWEEN_LINES and total and done:
+            if now - last >= SECONDS_BETWEEN_LINES and total and done > begun:
                 last = now
-                left = (now - started) / done * (total - done)
+                left = (now - started) / (done - begun) * (total - done)
                 self.say(f"{name}: {done} of {total}, about {left:.0f} s left{note and ', '}{note}")
 
         yield advance

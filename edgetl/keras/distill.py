@@ -22,7 +22,7 @@ from edgetl.keras.checkpoint import Checkpoint, Clock
 from edgetl.keras.inputs import in_batches
 from edgetl.keras.lessons import Lessons
 from edgetl.keras.network import Layers, above, copy_weights, make_layers
-from edgetl.progress import Advance, task
+from edgetl.progress import standing
 from edgetl.transfer.heads import losses_of
 
 WARM_SHARE = 0.04  # of the steps, in which the rate rises
@@ -106,11 +106,12 @@ def teach(model: Any, run: Distillation, on_epoch: Callable[[EpochRecord], None]
     run.checkpoint.restore(variables)
     run.checkpoint.enter_stage(0, variables, optimizer, again=False)
     step = _make_step(model, optimizer, settings)
-    with task(f"{run.stage}, steps", settings.epochs * run.steps) as advance:
-        advance(run.checkpoint.state.epoch * run.steps)
+    total = settings.epochs * run.steps
+    begun = int(run.share(run.checkpoint.state.epoch * run.steps) * total)
+    with standing(f"{run.stage}, steps", total, begun) as show:
         while (epoch := run.checkpoint.state.epoch) < settings.epochs and not (epoch and run.clock.is_over()):
             started = time.monotonic()
-            loss, agreement = _run_epoch(run, step, epoch, advance)
+            loss, agreement = _run_epoch(run, step, epoch, lambda done: show(int(run.share(done) * total)))
             logits = in_batches(model.predict_on_batch, run.tuning.pixels)
             losses, accuracy = losses_of(logits, run.tuning.labels)
             if not np.isfinite(losses).all() or not math.isfinite(loss):
@@ -133,19 +134,19 @@ def teach(model: Any, run: Distillation, on_epoch: Callable[[EpochRecord], None]
 
 
 def _run_epoch(
-    run: Distillation, step: Callable[..., tuple[Any, Any]], epoch: int, advance: Advance
+    run: Distillation, step: Callable[..., tuple[Any, Any]], epoch: int, show: Callable[[int], None]
 ) -> tuple[float, float]:
     """Every image once, each in one of its pictures; mean loss, and how often both name the same class."""
     lessons, batch = run.lessons, run.settings.batch
     order = np.random.default_rng((run.settings.seed, epoch)).permutation(lessons.images)
     loss, same, seen = 0.0, 0.0, 0
-    for start in range(0, len(order), batch):
+    for steps_done, start in enumerate(range(0, len(order), batch), epoch * run.steps):
         some = order[start : start + batch]
         rows = (epoch + some) % lessons.pictures * lessons.images + some
-        rate = run.rate(run.share(epoch * run.steps + start // batch))
+        rate = run.rate(run.share(steps_done))
         found, agreeing = step(lessons.pixels[rows], lessons.probabilities[rows], lessons.labels[rows], rate)
         loss, same, seen = loss + float(found) * len(some), same + float(agreeing), seen + len(some)
-        advance(1)
+        show(steps_done + 1)
         if run.clock.is_over():
             break
     return loss / seen, same / seen

@@ -24,7 +24,7 @@ from edgetl.keras.linear import image_weights
 from edgetl.keras.network import Layers, above, fold_feature_scale, fold_temperature
 from edgetl.keras.parallel import Communication
 from edgetl.keras.schedule import FINETUNE_STAGE, Schedule, Stage
-from edgetl.progress import Advance, say, task
+from edgetl.progress import say, standing
 from edgetl.transfer.heads import FeatureScale, LinearHead, fit_temperature, losses_of
 
 Array = NDArray[Any]
@@ -165,12 +165,11 @@ def _run_stage(
     step = _make_step(run.model, run.optimizer, run.communication)
     before = [r.elapsed_seconds for r in checkpoint.state.history if r.stage != run.stage.name]
     began = before[-1] if before else 0.0
-    with _progress(run, began) as advance:
-        advance(checkpoint.state.epoch * run.steps)
+    with _progress(run, began, checkpoint.state.epoch * run.steps) as show:
         while checkpoint.state.epoch < run.stage.epochs and not _is_enough(run, checkpoint):
             started = time.monotonic()
             epoch = checkpoint.state.epoch
-            loss, accuracy = _run_epoch(run, step, epoch, began, advance)
+            loss, accuracy = _run_epoch(run, step, epoch, began, show)
             own_logits = in_batches(run.model.predict_on_batch, run.inputs.tuning)
             (logits,) = run.communication.from_first([own_logits])
             losses, tuning_accuracy = losses_of(logits, run.images.tuning.labels)
@@ -192,24 +191,20 @@ def _run_stage(
 
 
 @contextmanager
-def _progress(run: StageRun, began_seconds: float) -> Iterator[Advance]:
-    """Counts steps, or seconds where time decides how many steps there will be."""
+def _progress(run: StageRun, began_seconds: float, steps_begun: int) -> Iterator[Callable[[int], None]]:
+    """Takes how many steps are done; shows seconds where time decides how many there will be."""
     limit = run.clock.limit_seconds
     if limit is None:
-        with task(run.title, run.stage.epochs * run.steps) as advance:
-            yield advance
+        with standing(run.title, run.stage.epochs * run.steps, steps_begun) as show:
+            yield show
         return
     total = max(1, round(limit - began_seconds))
-    with task(f"{run.title}, seconds", total) as advance:
-        shown = 0
 
-        def advance_time(_steps: int, _note: str = "") -> None:
-            nonlocal shown
-            now = min(total, int(run.clock.seconds - began_seconds))
-            advance(now - shown)
-            shown = now
+    def seconds() -> int:
+        return min(total, int(run.clock.seconds - began_seconds))
 
-        yield advance_time
+    with standing(f"{run.title}, seconds", total, seconds()) as show:
+        yield lambda _steps_done: show(seconds())
 
 
 def _is_enough(run: StageRun, checkpoint: Checkpoint) -> bool:
@@ -225,7 +220,11 @@ def _is_enough(run: StageRun, checkpoint: Checkpoint) -> bool:
 
 
 def _run_epoch(
-    run: StageRun, step: Callable[..., tuple[Any, Any]], epoch: int, began_seconds: float, advance: Advance
+    run: StageRun,
+    step: Callable[..., tuple[Any, Any]],
+    epoch: int,
+    began_seconds: float,
+    show: Callable[[int], None],
 ) -> tuple[float, float]:
     """One epoch, cut short when time is up; mean loss and accuracy over its images."""
     labels, batch = run.images.train.labels, run.schedule.batch
@@ -233,9 +232,9 @@ def _run_epoch(
     wanted = None if run.stage.steps_per_epoch is None else run.steps * batch
     order = epoch_order(len(labels), wanted, (run.schedule.seed, run.number, epoch))
     losses, correct, seen = 0.0, 0.0, 0
-    for start in range(0, len(order), batch):
+    for steps_done, start in enumerate(range(0, len(order), batch), epoch * run.steps):
         positions = order[start : start + batch]
-        run.set_rate(epoch * run.steps + start // batch, began_seconds)
+        run.set_rate(steps_done, began_seconds)
         share = run.communication.share(len(positions))
         mine = positions[share.part]
         inputs = run.inputs.train.batch(positions, epoch, share.part)
@@ -243,7 +242,7 @@ def _run_epoch(
         losses += float(loss) * len(positions)
         correct += float(right)
         seen += len(positions)
-        advance(1)
+        show(steps_done + 1)
         if run.clock.is_over():
             break
     return losses / seen, correct / seen

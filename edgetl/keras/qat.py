@@ -29,7 +29,7 @@ from edgetl.keras.network import Layers, above, copy_weights, make_layers, whole
 from edgetl.keras.rounding import LEVELS, SMALLEST_RANGE, RoundedLayer, Rounding
 from edgetl.measures import mean_kl
 from edgetl.pixels import PixelRows
-from edgetl.progress import say, task
+from edgetl.progress import say, standing
 
 Array = NDArray[np.float32]
 WARM_SHARE = 0.04  # of the steps, in which the rate rises, as in `fit`
@@ -235,16 +235,8 @@ def _has_diverged(now: float, before: float, run: Run) -> bool:
 @contextmanager
 def _progress(run: Run) -> Iterator[Callable[[int], None]]:
     """Takes how many steps are done; shows more where time will end it before the steps do."""
-    with task("quantization-aware training", run.steps) as advance:
-        shown = 0
-
-        def show(steps_done: int) -> None:
-            nonlocal shown
-            now = int(run.share(steps_done) * run.steps)
-            advance(now - shown)
-            shown = now
-
-        yield show
+    with standing("quantization-aware training", run.steps) as show:
+        yield lambda steps_done: show(int(run.share(steps_done) * run.steps))
 
 
 def _run_epoch(run: Run, step: Callable[..., None], epoch: int, show: Callable[[int], None]) -> None:

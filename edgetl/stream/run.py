@@ -110,8 +110,7 @@ def fill(
     if not missing:
         return
     writer = _Writer(journal, planned, extras, shard_rows)
-    with stopping() as wants_to_stop, task("predicting", planned) as advance:
-        advance(journal.rows)
+    with stopping() as wants_to_stop, task("predicting", planned, journal.rows) as advance:
         try:
             for first, rows in source(missing, wants_to_stop):
                 writer.add(first, rows)
