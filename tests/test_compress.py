@@ -41,7 +41,7 @@ from edgetl.keras.pruning import fit_head
 from edgetl.pixels import spread_over
 from edgetl.statistics import Verdict
 from edgetl.steps import compress as compress_step
-from edgetl.steps import teaching
+from edgetl.steps import shrinking, teaching
 from edgetl.steps.compress import compress, same_dataset
 from edgetl.steps.export import export
 from edgetl.steps.predict import predict
@@ -213,7 +213,6 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(compressed, trained_once,
             raise KeyboardInterrupt
 
     from edgetl.keras import distill as module
-    from edgetl.steps import shrinking
 
     monkeypatch.setattr(
         shrinking, "distill", lambda layers, run, _on_epoch: module.distill(layers, run, interrupting)
@@ -338,6 +337,16 @@ def test_limited_time_limits_the_pictures(trained_once, tmp_path, monkeypatch):
     with said() as lines:
         compress(Model.open(trained_once), tmp_path / "small", quick(keep=0.5, minutes=5))
     assert any("1 of 2 pictures of each image" in line for line in lines)
+
+
+def test_learning_that_time_cut_short_says_so(trained_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(shrinking, "_ENDING_SHARE", 1.0)
+    with said() as lines:
+        compress(Model.open(trained_once), tmp_path / "small", quick(keep=0.5, minutes=5, epochs=7))
+    assert "try 1: time was up after 1 of 7 epochs" in lines
+    with said() as lines:
+        compress(Model.open(trained_once), tmp_path / "other", quick(keep=0.5))
+    assert not any("time was up" in line for line in lines)
 
 
 def test_a_damaged_attempt_is_made_again(tmp_path, trained_once):

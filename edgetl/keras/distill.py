@@ -22,7 +22,7 @@ from edgetl.keras.checkpoint import Checkpoint, Clock
 from edgetl.keras.inputs import in_batches
 from edgetl.keras.lessons import Lessons
 from edgetl.keras.network import Layers, above, copy_weights, make_layers
-from edgetl.progress import standing
+from edgetl.progress import say, standing
 from edgetl.transfer.heads import losses_of
 
 WARM_SHARE = 0.04  # of the steps, in which the rate rises
@@ -131,6 +131,8 @@ def teach(model: Any, run: Distillation, on_epoch: Callable[[EpochRecord], None]
             )
             on_epoch(record)
             run.checkpoint.finish_epoch(record, variables, optimizer, run.clock.seconds)
+    if run.checkpoint.state.epoch < settings.epochs:
+        say(f"{run.stage}: time was up after {run.checkpoint.state.epoch} of {settings.epochs} epochs")
 
 
 def _run_epoch(
