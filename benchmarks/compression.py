@@ -48,6 +48,7 @@ PUBLISHED = (
     "*Which channels to keep*."
 )
 LARGE = 224  # pixels of published figures
+LARGE_MINUTES = "45"  # for a smaller network of such a parent
 BATCH, ROUNDS = 8, 9
 KERAS_IMAGES = 48
 FLOAT_BYTES = 4
@@ -59,14 +60,14 @@ INTRODUCTION = (
     f"over the unpruned float32 file in the same engine at {LARGE} pixels; *x Keras*: over Keras's ImageDataGenerator and "
     f"`predict` with the classic VGG16 at {LARGE} pixels, reading files included, measured in the same run. *MAC*: how many "
     "times fewer multiply-adds than the parent; *smaller*: how many times smaller than the float32 weights of the classic "
-    "VGG16. *Minutes*: of the whole command, when the network was made; those of parents and at 224 pixels beside other "
-    "work, where time ended the learning after 90 of 240 epochs. The host is slower on some days: rates of different cases cannot be compared, ratios can. The network of "
+    "VGG16. *Minutes*: of the whole command, when the network was made; those of parents beside other "
+    f"work. At {LARGE} pixels `--minutes {LARGE_MINUTES}` ends the learning, also beside other work. The host is slower on "
+    "some days: rates of different cases cannot be compared, ratios can. The network of "
     "60,000 images learnt from mirrored pictures too, which today it would not: its parent did not. The Keras path's rate "
     "varies from run to run, and *x Keras* with it."
 )
 PARENT_EPOCHS = {"fashion-2000": 90, "emoji": 120, "fashion-60000": 12}  # 12: two hours
 LARGE_EPOCHS = 40  # of parents that learn from images of that many pixels
-LARGE_MINUTES = "45"  # for a smaller network of such a parent
 MAX_DROP = {"fashion-2000": "3", "emoji": "20", "fashion-60000": "3"}  # few test images prove little
 
 
@@ -112,12 +113,7 @@ def measure(case: Case, work: Path, rungs: Sequence[str]) -> dict:
     parent = parent_of(case, work)
     models = {}
     for name in rungs:
-        options = [*LADDER[name]]
-        if "--macs" in options:
-            options[-1] = f"{float(options[-1]) * case.side**2 / 1e6:g}"
-        if case.side == LARGE:
-            options += ["--minutes", LARGE_MINUTES]
-        models[name] = compressed(case, parent, name, options)
+        models[name] = compressed(case, parent, name, options_of(case, name))
     rates = {side: speeds(parent, models, side) for side in sorted({case.side, LARGE})}
     rate, weights = keras_rate(work, case)
     figures = {"keras": rate, "parent": facts(parent)}
@@ -125,6 +121,16 @@ def measure(case: Case, work: Path, rungs: Sequence[str]) -> dict:
     figures["rungs"] = {name: facts(model) for name, model in models.items()}
     figures["rates"] = {str(side): found for side, found in rates.items()}
     return figures
+
+
+def options_of(case: Case, rung: str) -> list[str]:
+    """What `compress` is told for a rung at the case's number of pixels."""
+    options = [*LADDER[rung]]
+    if "--macs" in options:
+        options[-1] = f"{float(options[-1]) * case.side**2 / 1e6:g}"
+    if case.side == LARGE:
+        options += ["--minutes", LARGE_MINUTES]
+    return options
 
 
 def rivals(case: Case, work: Path) -> list[dict]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from common import ROOT, card, publish, table
-from compression import LADDER, Case, compressed, parent_of
+from compression import Case, compressed, options_of, parent_of
 
 sys.path.append(str(ROOT / "scripts"))
 from make_samples import (
@@ -45,13 +45,14 @@ def main() -> None:
     if not more.exists():
         write_left_out(asked.packages, more)
     count = sum(1 for _ in more.rglob("*.png"))
-    rows = [row for seed in SEEDS for row in rows_of(Case("emoji", 64, seed), asked.work, more, count)]
+    cases = [Case("emoji", 64, seed) for seed in SEEDS]
+    rows = [row for case in cases for row in rows_of(case, asked.work, more, count)]
     header = ("seed", "unlabelled", "MB", "file", "accuracy", "drop", "at most", "epochs")
     text = (
-        f"`edgetl compress {' '.join(LADDER[RUNG][:2])} --macs 49.152`, the rung *{RUNG}* of the emoji cases below, with and without "
+        f"`edgetl compress {' '.join(options_of(cases[0], RUNG))}`, the rung *{RUNG}* of the emoji cases below, with and without "
         f"`--unlabelled`: {count:,} emoji of the same two styles that are in no class, or beyond the 48 that a class has. None is a "
         "variant or nearly a copy of a test or tuning image. *Drop* and *at most* (exact one-sided 95 % bound, points): of "
-        "int8 files against the unpruned parent in full precision on 464 test images.\n\n"
+        "int8 files against the unpruned parent in full precision on the test images of the samples.\n\n"
         + table(header, rows)
     )
     publish("unlabelled", "Images without labels", text)
@@ -60,8 +61,7 @@ def main() -> None:
 def rows_of(case: Case, work: Path, more: Path, count: int) -> list[tuple[str, ...]]:
     """What the card says of both networks of one seed."""
     parent = parent_of(case, work)
-    options = list(LADDER[RUNG])
-    options[-1] = f"{float(options[-1]) * case.side**2 / 1e6:g}"
+    options = options_of(case, RUNG)
     plain = compressed(case, parent, RUNG, options)
     taught = compressed(case, parent, f"{RUNG} unlabelled", [*options, "--unlabelled", str(more)])
     rows: list[tuple[str, ...]] = []
@@ -82,6 +82,7 @@ def rows_of(case: Case, work: Path, more: Path, count: int) -> list[tuple[str, .
 
 def write_left_out(packages: Path, folder: Path) -> None:
     """Every emoji of both styles that the samples leave out, but none like a test or tuning image."""
+    partial = folder.with_name(folder.name + ".partial")
     files = {style: read_package(verified(style, packages), style) for style in STYLES}
     chosen = plan(files)
     emoji = drawn_by_all(files)
@@ -94,7 +95,8 @@ def write_left_out(packages: Path, folder: Path) -> None:
         alike = nearly_equal(flat(drawn), flat(seen)) | nearly_equal(flat(drawn[:, :, ::-1]), flat(seen))
         for one, is_copy in zip(others, alike.any(axis=1), strict=True):
             if not is_copy:
-                write(folder / style.name / one["image"], images[one["image"]])
+                write(partial / style.name / one["image"], images[one["image"]])
+    partial.rename(folder)
 
 
 def thumbnails(images: dict[str, bytes], some: list[dict[str, Any]]) -> np.ndarray:

@@ -25,7 +25,7 @@ def test_time_left_is_judged_by_what_this_run_did(clock):
         advance(10)
     assert stream.getvalue().splitlines() == [
         "training: 410 of 760, about 700 s left",
-        "training: 410 in 20.0 s",
+        "training: 410, 10 of them in 20.0 s",
     ]
 
 

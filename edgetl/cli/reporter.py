@@ -92,7 +92,8 @@ class PlainReporter:
                 self.say(f"{name}: {done} of {total}, about {left:.0f} s left{note and ', '}{note}")
 
         yield advance
-        self.say(f"{name}: {done} in {time.monotonic() - started:.1f} s")
+        own = f", {done - begun} of them" if begun else ""
+        self.say(f"{name}: {done}{own} in {time.monotonic() - started:.1f} s")
 
     def say(self, text: str) -> None:
         """See `Reporter`."""
