@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NoReturn
 from edgetl.errors import StorageError
 
 TEMPORARY_PREFIX = ".edgetl-tmp-"
+_DYING_SECONDS = 2.0
 
 _STORAGE_REASONS = {
     errno.ENOSPC: ("the disk is full", "Free some space (or choose another disk) and run the command again."),
@@ -117,6 +119,21 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def lock_alone(handle: int) -> None:
+    """Lock an open file against all other processes. Raises `BlockingIOError` when one has it.
+
+    A killed process is given time to die: a child that it was just starting has a copy of its lock.
+    """
+    patience = time.monotonic() + _DYING_SECONDS
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(0.02)
 
 
 def _sync(path: Path) -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -273,6 +274,16 @@ def test_damaged_job_file_is_refused(model, photos, begun):
 def test_two_at_once_are_refused(model, photos, begun):
     with sole_writer(begun), pytest.raises(UsageError, match="Another edgetl predict"):
         predict(model, [str(photos)], config_for(begun))
+
+
+def test_one_that_was_killed_and_is_not_dead_yet_is_waited_for(model, photos, begun):
+    dying = contextlib.ExitStack()
+    dying.enter_context(sole_writer(begun))
+    death = threading.Timer(0.3, dying.close)
+    death.start()
+    predict(model, [str(photos)], config_for(begun))
+    death.join()
+    assert (begun / "_SUCCESS").is_file()
 
 
 def test_a_folder_with_other_files_takes_no_job(model, photos, tmp_path):

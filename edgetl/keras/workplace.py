@@ -10,7 +10,6 @@ MODEL.partial/   all work, for one process at a time (flock on .lock)
   replaced/        the model that was MODEL until then
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from edgetl.card import CARD_FILE, PARTIAL_SUFFIX
 from edgetl.errors import UsageError
-from edgetl.files import make_folder, storing
+from edgetl.files import lock_alone, make_folder, storing
 from edgetl.listing import is_text, printable
 from edgetl.progress import say
 
@@ -108,7 +107,7 @@ def _held(partial: Path) -> Iterator[Path]:
     """Keep other processes out of the folder. Raises `UsageError` when one is in it."""
     with storing(partial), (partial / _LOCK_FILE).open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_alone(lock.fileno())
         except BlockingIOError as error:
             raise UsageError(
                 f"Another edgetl is at work in {partial}.", "Wait until it ends, or choose another -o."

@@ -11,7 +11,6 @@ A part that is not in the log is deleted; a line that is torn or whose part is n
 written, and the rows are made again.
 """
 
-import fcntl
 import json
 import os
 import zlib
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from edgetl.errors import UsageError
 from edgetl.files import (
+    lock_alone,
     make_folder,
     refuse_storage,
     remove_leftovers,
@@ -192,7 +192,7 @@ def _locked(path: Path) -> int | None:
     with storing(path.parent):
         handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_alone(handle)
         if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
             return handle
     except BlockingIOError:

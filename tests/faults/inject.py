@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def forked(work: Callable[[], object], output: Path) -> int:
     except StorageError as error:
         print(error, flush=True)
         code = 1
+    except BaseException:  # noqa: BLE001 - whoever reads the log has to know
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -103,7 +106,7 @@ def kills(count: int, scratch: Path, images: int = 4000) -> dict:
     model, photos = make_tiny_model(scratch / "model"), photos_in(scratch / "photos", images)
     expected, chance = undisturbed(model, photos, scratch), random.Random(0)
     done = {"kills": 0, "decoders killed": 0, "jobs": 0, "rows lost": 0, "rows twice": 0, "digests differ": 0}
-    failures = 0
+    failures = []
     output = scratch / "job-0"
     while done["kills"] < count:
         workers = 2 if done["kills"] % 4 == 3 else 0
@@ -128,7 +131,7 @@ def kills(count: int, scratch: Path, images: int = 4000) -> dict:
             shutil.rmtree(output)
             output = scratch / f"job-{done['jobs']}"
         elif code != -signal.SIGKILL:
-            failures += 1
+            failures.append(f"exit code {code}:\n{output.with_suffix('.log').read_text()[-2000:]}")
     return done | {"other ends": failures}
 
 
