@@ -1,6 +1,7 @@
 """`edgetl compress`: a smaller network that keeps its promise, or none."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -142,6 +143,36 @@ def test_a_head_begins_with_images_of_all_classes(trained_once, tmp_path, monkey
     compress(Model.open(trained_once), tmp_path / "small", quick(keep=0.5))
     assert [len(answers) for answers in seen] == [9, 9], "one for each kind of head"
     assert set(seen[0].tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("images", "multiplications", "epochs"),
+    [
+        (600, math.inf, 240),  # a search makes several: 2,400 steps each
+        (600, 4e8, 240),
+        (600, 8e7, 480),
+        (600, 4e7, 960),
+        (600, 1e6, 960),
+        (2000, 4e7, 300),
+        (60_000, 4e7, 30),
+        (40, 4e7, 960),  # steps of one batch
+    ],
+)
+def test_a_network_of_few_multiplications_learns_longer(images, multiplications, epochs):
+    found = compressing.settings_of(CompressConfig(), images, multiplications).epochs
+    assert found == pytest.approx(epochs, rel=0.05)
+    assert compressing.settings_of(CompressConfig(epochs=7), images, multiplications).epochs == 7
+
+
+def test_one_network_learns_longer_than_each_of_several(trained_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(compressing, "_STEPS", 8)
+    monkeypatch.setattr(compressing, "_MOST_STEPS", 24)
+    monkeypatch.setattr(compressing, "_LEAST_EPOCHS", 1)
+    monkeypatch.setattr(shrinking, "MOST_ATTEMPTS", 1)
+    parent = Model.open(trained_once)
+    _, one = compress(parent, tmp_path / "one", quick(epochs=None, keep=0.5))
+    _, several = compress(parent, tmp_path / "several", quick(epochs=None))
+    assert one.attempts[0].epochs == 3 * several.attempts[0].epochs
 
 
 def test_the_same_seed_gives_the_same_model(compressed, trained_once, tmp_path):

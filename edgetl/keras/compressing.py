@@ -1,5 +1,6 @@
 """From a trained network to smaller ones: which channels to keep, and learning from the larger network."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,9 +25,10 @@ from edgetl.pixels import spread_over
 from edgetl.vgg16 import conv_shapes, layer_multiplications
 
 LESSONS = 32_000  # pictures to learn from, about, for few images
-_LEAST_PICTURES, _MOST_PICTURES = 8, 16
-_STEPS = 2400  # of training, about, for few images
-_LEAST_EPOCHS, _MOST_EPOCHS = 30, 240
+_LEAST_PICTURES, _MOST_PICTURES = 8, 64
+_STEPS, _MOST_STEPS = 2400, 9600  # of training, about, for few images
+_MULTIPLICATIONS = 2.5e13  # of all images that are learnt from, where a network gets more steps
+_LEAST_EPOCHS, _MOST_EPOCHS = 30, 240  # the most for `_STEPS`
 HEAD_IMAGES = 4000  # that a head is fitted to at first
 _FLOAT_BYTES = 4
 
@@ -104,10 +106,11 @@ def lesson_plan(config: CompressConfig, images: int, *, flip: bool) -> LessonPla
     return LessonPlan(pictures, config.augment, flip, config.seed)
 
 
-def settings_of(config: CompressConfig, images: int) -> DistillSettings:
-    """How each smaller network is trained."""
-    steps = -(-images // config.batch)
-    epochs = config.epochs or int(np.clip(_STEPS // steps, _LEAST_EPOCHS, _MOST_EPOCHS))
+def settings_of(config: CompressConfig, images: int, multiplications: float = math.inf) -> DistillSettings:
+    """How a smaller network is trained; one of few multiply-adds for an image gets more steps in the time."""
+    steps = float(np.clip(_MULTIPLICATIONS / (config.batch * multiplications), _STEPS, _MOST_STEPS))
+    most = _MOST_EPOCHS * steps / _STEPS
+    epochs = config.epochs or int(np.clip(steps // -(-images // config.batch), _LEAST_EPOCHS, most))
     return DistillSettings(
         epochs=epochs,
         batch=config.batch,

@@ -80,7 +80,8 @@ def compress(
         parent = FloatNetwork(model, sources)
         work = prepare(config, goals, parent, dataset, together=together, partial=partial, began=began)
         made, tries = search(work)
-        attempts = (*tries, *(compete(work, rival) for rival in rivals))
+        epochs = max(attempt.epochs for attempt in tries)
+        attempts = (*tries, *(compete(work, rival, epochs) for rival in rivals))
         if made is None:
             return None, _told(work, "", attempts, Kept((), (), (), (), ExitCode.CHECK_FAILED))
         small, kept = _finish(work, made, attempts, place)
@@ -154,7 +155,7 @@ def _card(work: Work, made: Made, attempts: Sequence[Attempt], temperature: floa
     training = TrainingSummary(
         settings=settings
         | {
-            "epochs": str(work.settings.epochs),
+            "epochs": str(len(made.history)),
             "pictures": str(work.larger.lessons.pictures),
             "flip": str(learnt_from_mirrored(parent.card)),
         },

@@ -1,7 +1,7 @@
 """Rivals of the tries of `compress`: small networks of others, taught the same, never chosen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,9 @@ def _refuse_contradictions(config: CompressConfig, students: Sequence[Student]) 
         )
 
 
-def compete(work: Work, rival: Rival) -> Attempt:
-    """Train one rival, unless that has been done, and see what its int8 file costs and does."""
+def compete(work: Work, rival: Rival, epochs: int) -> Attempt:
+    """Train one rival as long as the tries, unless that has been done, and see what its int8 file costs."""
+    work = replace(work, settings=replace(work.settings, epochs=epochs))
     card, student = work.parent.model.card, rival.student
     start = None if rival.weights is None else sha256_of(rival.weights)
     files = AttemptFiles(work.partial / ATTEMPTS, identity_of(work, (student, start)))

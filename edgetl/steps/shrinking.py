@@ -14,7 +14,7 @@ from edgetl.engines import classifier_of, run_batches
 from edgetl.errors import CheckFailed
 from edgetl.keras.attempts import AttemptFiles, Made
 from edgetl.keras.checkpoint import Checkpoint, Clock
-from edgetl.keras.compressing import cut_of, given_widths, start_of, weights_in, with_head
+from edgetl.keras.compressing import cut_of, given_widths, settings_of, start_of, weights_in, with_head
 from edgetl.keras.distill import Distillation, distill
 from edgetl.keras.network import Layers
 from edgetl.keras.workplace import ATTEMPTS
@@ -78,7 +78,7 @@ def _starts(work: Work, found: Sequence[tuple[Made, Attempt]]) -> Iterator[Start
     if widths is not None:
         yield _measured(work, widths, cut_of(widths))
         return
-    if any(getattr(config, name) is not None for name in NETWORK_GOALS):
+    if _is_decided(work):
         yield _most_promising(work, 1e6 * config.macs if config.macs else None) or _refuse(work)
         return
     network = work.larger.layers.network
@@ -98,6 +98,11 @@ def _starts(work: Work, found: Sequence[tuple[Made, Attempt]]) -> Iterator[Start
         yield start
         if (not found[-1][1].misses) != keeps:
             return
+
+
+def _is_decided(work: Work) -> bool:
+    """Whether goals or settings decide the network, so that there is one try."""
+    return any(getattr(work.config, name) is not None for name in (*NETWORK_GOALS, "keep", "widths"))
 
 
 def _is_over(work: Work, tried: int) -> bool:
@@ -207,6 +212,10 @@ def _int8(work: Work, layers: Layers) -> tuple[int, Classifier]:
 def _try(work: Work, start: Start, number: int) -> tuple[Made, Attempt]:
     """Train one network and see what its int8 file does on tuning images."""
     network = start.layers.network
+    multiplications = work.larger.multiplications(network.channels, network.cut)
+    if _is_decided(work):  # there will be no other, so that time is left to learn
+        work = replace(work, settings=settings_of(work.config, work.larger.lessons.images, multiplications))
+    say(f"try {number}: {work.settings.epochs} epochs of learning, up to {network.cut}")
     files = AttemptFiles(work.partial / ATTEMPTS, identity_of(work, network))
     made = _learnt(work, start, f"try {number}", files, _limit_seconds(work))
     _, classifier = _int8(work, made.layers)
@@ -215,7 +224,7 @@ def _try(work: Work, start: Start, number: int) -> tuple[Made, Attempt]:
         student="",
         widths=network.channels,
         parameters=weights_in(made.layers),
-        giga_macs=work.larger.multiplications(network.channels, network.cut) / 1e9,
+        giga_macs=multiplications / 1e9,
         size_bytes=start.size_bytes,
         latency_ms=start.latency_ms,
         epochs=len(made.history),
@@ -244,8 +253,7 @@ def _limit_seconds(work: Work) -> float | None:
     if work.config.minutes is None:
         return None
     end = 60 * work.config.minutes * (1 - _ENDING_SHARE)
-    single = any(getattr(work.config, name) is not None for name in (*NETWORK_GOALS, "keep", "widths"))
-    return end if single else work.seconds + max(1.0, (end - work.seconds) / 2)
+    return end if _is_decided(work) else work.seconds + max(1.0, (end - work.seconds) / 2)
 
 
 def _widths_in_words(widths: Sequence[int]) -> str:

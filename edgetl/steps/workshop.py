@@ -178,7 +178,7 @@ def prepare(
     count = sum(len(source) for source in sources)
     plan = lesson_plan(config, count, flip=learnt_from_mirrored(parent.model.card))
     settings = settings_of(config, count)
-    say(f"plan: {count} images in {plan.pictures} pictures each, {settings.epochs} epochs of learning a try")
+    say(f"plan: {count} images in {plan.pictures} pictures each")
     asked = ExportConfig(data=dataset.folder, threads=config.threads)
     tuning = tuning_of(parent, asked, goals, together=together)
     pixels = pixels_for_ranking(layers, train, config.seed)
