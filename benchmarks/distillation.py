@@ -29,6 +29,7 @@ from edgetl.statistics import paired_drop
 from edgetl.steps.compress import same_dataset
 from edgetl.steps.making import Sources
 from edgetl.steps.promise import FloatNetwork
+from edgetl.steps.teaching import work_of
 from edgetl.steps.workshop import Work, goals_for, prepare
 
 WIDTHS = (16, 16, 32, 32, 48, 48, 64, 96, 96, 128)
@@ -49,7 +50,7 @@ VARIANTS: dict[str, dict[str, float]] = {
 def main() -> None:
     """Every variant from the same start, then other starts."""
     asked, rows, found = asked_and_measured(__doc__, "distillation", measured)
-    pictures = lesson_plan(CompressConfig(), found.data.roles["train"].images, flip=True).pictures
+    pictures = lesson_plan(CompressConfig(), found.data.roles["train"].images, work_of(found), flip=True).pictures
     header = ("begins with", "learns", "tuning", "test", "drop", "at most", "seconds")
     text = (
         f"Fashion-MNIST, {found.data.roles['train'].images:,} training images, {SIDE} pixels, channels "

@@ -38,7 +38,7 @@ class CompressConfig(Checked):
     )
     epochs: int | None = option(
         None,
-        "Epochs for each network that is tried (default: by the number of images).",
+        "Epochs for each network that is tried (default: by the number of images and its multiply-adds).",
         min=1,
         panel="Training",
     )

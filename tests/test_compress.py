@@ -164,6 +164,24 @@ def test_a_network_of_few_multiplications_learns_longer(images, multiplications,
     assert compressing.settings_of(CompressConfig(epochs=7), images, multiplications).epochs == 7
 
 
+@pytest.mark.parametrize(
+    ("images", "multiplications", "pictures"),
+    [
+        (60_000, 1.1e9, 8),
+        (2000, 1.1e9, 27),
+        (600, 1.1e9, 90),
+        (600, 15e9, 16),  # 224 pixels: a larger network that answers slowly
+        (100, 1.1e9, 128),
+        (0, 1.1e9, 128),
+    ],
+)
+def test_few_images_are_shown_in_many_pictures_where_answers_come_soon(images, multiplications, pictures):
+    config = CompressConfig()
+    assert compressing.lesson_plan(config, images, multiplications, flip=True).pictures == pictures
+    config = CompressConfig(pictures=5)
+    assert compressing.lesson_plan(config, images, multiplications, flip=True).pictures == 5
+
+
 def test_one_network_learns_longer_than_each_of_several(trained_once, tmp_path, monkeypatch):
     monkeypatch.setattr(compressing, "_STEPS", 8)
     monkeypatch.setattr(compressing, "_MOST_STEPS", 24)

@@ -25,9 +25,10 @@ from edgetl.pixels import spread_over
 from edgetl.vgg16 import conv_shapes, layer_multiplications
 
 LESSONS = 32_000  # pictures to learn from, about, for few images
-_LEAST_PICTURES, _MOST_PICTURES = 8, 64
+_LEAST_PICTURES, _USUAL_PICTURES, _MOST_PICTURES = 8, 16, 128
+_ASKING = 6e13  # multiply-adds of the larger network for more than the usual number of pictures
 _STEPS, _MOST_STEPS = 2400, 9600  # of training, about, for few images
-_MULTIPLICATIONS = 2.5e13  # of all images that are learnt from, where a network gets more steps
+_LEARNING = 2.5e13  # multiply-adds for all that is learnt from, where a network gets more steps
 _LEAST_EPOCHS, _MOST_EPOCHS = 30, 240  # the most for `_STEPS`
 HEAD_IMAGES = 4000  # that a head is fitted to at first
 _FLOAT_BYTES = 4
@@ -100,15 +101,21 @@ def _possible_cuts(network: Network) -> tuple[Block, ...]:
     return tuple(block for block in Block if block <= network.cut)
 
 
-def lesson_plan(config: CompressConfig, images: int, *, flip: bool) -> LessonPlan:
-    """Many pictures of few images, few of many; flip: whether every second one is mirrored."""
-    pictures = config.pictures or int(np.clip(LESSONS // max(1, images), _LEAST_PICTURES, _MOST_PICTURES))
+def lesson_plan(config: CompressConfig, images: int, multiplications: float, *, flip: bool) -> LessonPlan:
+    """Many pictures of few images, few of many, and more where the larger network answers soon.
+
+    multiplications: multiply-adds of the larger network for one image. flip: whether every second picture is
+    mirrored.
+    """
+    images = max(1, images)
+    least = int(np.clip(LESSONS // images, _LEAST_PICTURES, _USUAL_PICTURES))
+    pictures = config.pictures or int(np.clip(_ASKING / (images * multiplications), least, _MOST_PICTURES))
     return LessonPlan(pictures, config.augment, flip, config.seed)
 
 
 def settings_of(config: CompressConfig, images: int, multiplications: float = math.inf) -> DistillSettings:
     """How a smaller network is trained; one of few multiply-adds for an image gets more steps in the time."""
-    steps = float(np.clip(_MULTIPLICATIONS / (config.batch * multiplications), _STEPS, _MOST_STEPS))
+    steps = float(np.clip(_LEARNING / (config.batch * multiplications), _STEPS, _MOST_STEPS))
     most = _MOST_EPOCHS * steps / _STEPS
     epochs = config.epochs or int(np.clip(steps // -(-images // config.batch), _LEAST_EPOCHS, most))
     return DistillSettings(

@@ -88,11 +88,15 @@ def lessons_of(
 
 def _teacher(parent: FloatNetwork, pictures: int) -> Classifier:
     """The larger network in the engine that is fastest here."""
-    spec, network = parent.model.card.input, parent.model.card.network
-    work = pictures * multiplications(spec.height, spec.width, None, network.cut, network.channels)
+    work = pictures * work_of(parent.model.card)
     precision = Precision.INT8 if has_fast_int8() and work > _WORTH_INT8 else Precision.FP32
     built = build(parent.sources, parent.model, Variant(Format.ONNX, precision))
     return classifier_of(built.content, Format.ONNX, precision, 0)
+
+
+def work_of(card: ModelCard) -> float:
+    """Multiply-adds of one image in all convolutions."""
+    return multiplications(card.input.height, card.input.width, None, card.network.cut, card.network.channels)
 
 
 def learnt_from_mirrored(card: ModelCard) -> bool:

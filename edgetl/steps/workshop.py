@@ -24,7 +24,7 @@ from edgetl.quantize.search import Tuning
 from edgetl.records import kept_record, to_json
 from edgetl.results import Attempt, LayerCost
 from edgetl.steps.promise import FloatNetwork, tuning_of
-from edgetl.steps.teaching import TimeAllowed, learnt_from_mirrored, lessons_of, unlabelled
+from edgetl.steps.teaching import TimeAllowed, learnt_from_mirrored, lessons_of, unlabelled, work_of
 
 NETWORK_GOALS = ("max_size", "max_latency", "macs")
 IMAGES_AT_ONCE = 32
@@ -176,7 +176,8 @@ def prepare(
     if config.unlabelled is not None:
         sources.append(unlabelled(config.unlabelled, dataset, partial))
     count = sum(len(source) for source in sources)
-    plan = lesson_plan(config, count, flip=learnt_from_mirrored(parent.model.card))
+    card = parent.model.card
+    plan = lesson_plan(config, count, work_of(card), flip=learnt_from_mirrored(card))
     settings = settings_of(config, count)
     say(f"plan: {count} images in {plan.pictures} pictures each")
     asked = ExportConfig(data=dataset.folder, threads=config.threads)
