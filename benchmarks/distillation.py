@@ -50,7 +50,9 @@ VARIANTS: dict[str, dict[str, float]] = {
 def main() -> None:
     """Every variant from the same start, then other starts."""
     asked, rows, found = asked_and_measured(__doc__, "distillation", measured)
-    pictures = lesson_plan(CompressConfig(), found.data.roles["train"].images, work_of(found), flip=True).pictures
+    pictures = lesson_plan(
+        CompressConfig(), found.data.roles["train"].images, work_of(found), flip=True
+    ).pictures
     header = ("begins with", "learns", "tuning", "test", "drop", "at most", "seconds")
     text = (
         f"Fashion-MNIST, {found.data.roles['train'].images:,} training images, {SIDE} pixels, channels "
