@@ -32,6 +32,8 @@ from make_samples import (
 )
 
 RUNG = "800 kB, fast"
+PLAIN = ("--pictures", "16", "--epochs", "240")
+TAUGHT = ("--pictures", "10", "--epochs", "50")  # about as many steps, of more images
 SEEDS = (0, 1, 2)
 
 
@@ -49,8 +51,9 @@ def main() -> None:
     rows = [row for case in cases for row in rows_of(case, asked.work, more, count)]
     header = ("seed", "unlabelled", "MB", "file", "accuracy", "drop", "at most", "epochs")
     text = (
-        f"`edgetl compress {' '.join(options_of(cases[0], RUNG))}`, the rung *{RUNG}* of the emoji cases below, with and without "
-        f"`--unlabelled`: {count:,} emoji of the same two styles that are in no class, or beyond the 48 that a class has. None is a "
+        f"`edgetl compress {' '.join(options_of(cases[0], RUNG))}`, the rung *{RUNG}* of the emoji cases below but with fewer steps, the "
+        f"same number without `--unlabelled` ({' '.join(PLAIN)}) and with it ({' '.join(TAUGHT)}): {count:,} emoji of "
+        "the same two styles that are in no class, or beyond the 48 that a class has. None is a "
         "variant or nearly a copy of a test or tuning image. *Drop* and *at most* (exact one-sided 95 % bound, points): of "
         "int8 files against the unpruned parent in full precision on the test images of the samples.\n\n"
         + table(header, rows)
@@ -62,8 +65,10 @@ def rows_of(case: Case, work: Path, more: Path, count: int) -> list[tuple[str, .
     """What the card says of both networks of one seed."""
     parent = parent_of(case, work)
     options = options_of(case, RUNG)
-    plain = compressed(case, parent, RUNG, options)
-    taught = compressed(case, parent, f"{RUNG} unlabelled", [*options, "--unlabelled", str(more)])
+    plain = compressed(case, parent, f"{RUNG}, 16-240", [*options, *PLAIN])
+    taught = compressed(
+        case, parent, f"{RUNG}, 10-50 unlabelled", [*options, *TAUGHT, "--unlabelled", str(more)]
+    )
     rows: list[tuple[str, ...]] = []
     for model, images in ((plain, "0"), (taught, f"{count:,}")):
         found = card(model)
