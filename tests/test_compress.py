@@ -153,7 +153,7 @@ def test_a_head_begins_with_images_of_all_classes(trained_once, tmp_path, monkey
         (600, 8e7, 480),
         (600, 4e7, 960),
         (600, 1e6, 960),
-        (2000, 4e7, 300),
+        (2000, 4e7, 75),
         (60_000, 4e7, 30),
         (40, 4e7, 960),  # steps of one batch
     ],
@@ -168,7 +168,7 @@ def test_a_network_of_few_multiplications_learns_longer(images, multiplications,
     ("images", "multiplications", "pictures"),
     [
         (60_000, 1.1e9, 8),
-        (2000, 1.1e9, 27),
+        (2000, 1.1e9, 16),
         (600, 1.1e9, 90),
         (600, 15e9, 16),  # 224 pixels: a larger network that answers slowly
         (100, 1.1e9, 128),

@@ -25,6 +25,7 @@ from edgetl.pixels import spread_over
 from edgetl.vgg16 import conv_shapes, layer_multiplications
 
 LESSONS = 32_000  # pictures to learn from, about, for few images
+VERY_FEW = 1000  # images, from which more pictures and steps than usual are worth their time
 _LEAST_PICTURES, _USUAL_PICTURES, _MOST_PICTURES = 8, 16, 128
 _ASKING = 6e13  # multiply-adds of the larger network for more than the usual number of pictures
 _STEPS, _MOST_STEPS = 2400, 9600  # of training, about, for few images
@@ -102,20 +103,22 @@ def _possible_cuts(network: Network) -> tuple[Block, ...]:
 
 
 def lesson_plan(config: CompressConfig, images: int, multiplications: float, *, flip: bool) -> LessonPlan:
-    """Many pictures of few images, few of many, and more where the larger network answers soon.
+    """Many pictures of few images, few of many; the most of very few, where the larger network answers soon.
 
     multiplications: multiply-adds of the larger network for one image. flip: whether every second picture is
     mirrored.
     """
     images = max(1, images)
     least = int(np.clip(LESSONS // images, _LEAST_PICTURES, _USUAL_PICTURES))
-    pictures = config.pictures or int(np.clip(_ASKING / (images * multiplications), least, _MOST_PICTURES))
+    asked = _ASKING / (images * multiplications) if images <= VERY_FEW else least
+    pictures = config.pictures or int(np.clip(asked, least, _MOST_PICTURES))
     return LessonPlan(pictures, config.augment, flip, config.seed)
 
 
 def settings_of(config: CompressConfig, images: int, multiplications: float = math.inf) -> DistillSettings:
-    """How a smaller network is trained; one of few multiply-adds for an image gets more steps in the time."""
+    """How a smaller network is trained; with very few images the longer the fewer multiply-adds it has."""
     steps = float(np.clip(_LEARNING / (config.batch * multiplications), _STEPS, _MOST_STEPS))
+    steps = steps if images <= VERY_FEW else _STEPS
     most = _MOST_EPOCHS * steps / _STEPS
     epochs = config.epochs or int(np.clip(steps // -(-images // config.batch), _LEAST_EPOCHS, most))
     return DistillSettings(
