@@ -19,7 +19,7 @@ SHORT, DEFAULT = (16, 240), (None, None)  # pictures of each image, and epochs
 LEARNING = (
     *((EMOJI, how) for how in (SHORT, (16, 960), (64, 240), (64, 960), DEFAULT)),
     *((case, how) for case in OTHERS for how in (SHORT, DEFAULT)),
-    (GARMENTS, DEFAULT), (GARMENTS, (28, 301)),
+    (GARMENTS, (16, 82)), (GARMENTS, (28, 301)),
 )  # fmt: skip
 
 

@@ -153,7 +153,9 @@ def test_a_head_begins_with_images_of_all_classes(trained_once, tmp_path, monkey
         (600, 8e7, 480),
         (600, 4e7, 960),
         (600, 1e6, 960),
-        (2000, 4e7, 75),
+        (1000, 4e7, 600),
+        (2000, 4e7, 150),
+        (4000, 4e7, 38),
         (60_000, 4e7, 30),
         (40, 4e7, 960),  # steps of one batch
     ],

@@ -25,7 +25,7 @@ from edgetl.pixels import spread_over
 from edgetl.vgg16 import conv_shapes, layer_multiplications
 
 LESSONS = 32_000  # pictures to learn from, about, for few images
-VERY_FEW = 1000  # images, from which more pictures and steps than usual are worth their time
+VERY_FEW = 1000  # images, that get all the time there is for more pictures and steps than usual
 _LEAST_PICTURES, _USUAL_PICTURES, _MOST_PICTURES = 8, 16, 128
 _ASKING = 6e13  # multiply-adds of the larger network for more than the usual number of pictures
 _STEPS, _MOST_STEPS = 2400, 9600  # of training, about, for few images
@@ -110,15 +110,20 @@ def lesson_plan(config: CompressConfig, images: int, multiplications: float, *, 
     """
     images = max(1, images)
     least = int(np.clip(LESSONS // images, _LEAST_PICTURES, _USUAL_PICTURES))
-    asked = _ASKING / (images * multiplications) if images <= VERY_FEW else least
+    asked = _ASKING * _patience(images) / (images * multiplications)
     pictures = config.pictures or int(np.clip(asked, least, _MOST_PICTURES))
     return LessonPlan(pictures, config.augment, flip, config.seed)
 
 
+def _patience(images: int) -> float:
+    """The share of the extra work that so many images get: what learns from many needs less of it."""
+    return min(1.0, VERY_FEW / max(1, images))
+
+
 def settings_of(config: CompressConfig, images: int, multiplications: float = math.inf) -> DistillSettings:
-    """How a smaller network is trained; with very few images the longer the fewer multiply-adds it has."""
-    steps = float(np.clip(_LEARNING / (config.batch * multiplications), _STEPS, _MOST_STEPS))
-    steps = steps if images <= VERY_FEW else _STEPS
+    """How a smaller network is trained; with few images the longer the fewer multiply-adds it has."""
+    most_steps = max(_STEPS, _MOST_STEPS * _patience(images))
+    steps = float(np.clip(_LEARNING / (config.batch * multiplications), _STEPS, most_steps))
     most = _MOST_EPOCHS * steps / _STEPS
     epochs = config.epochs or int(np.clip(steps // -(-images // config.batch), _LEAST_EPOCHS, most))
     return DistillSettings(
