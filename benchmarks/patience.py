@@ -3,7 +3,7 @@
     python benchmarks/patience.py WORK
 
 Needs Debian's `dataset-fashion-mnist`. Networks that are in WORK already are not made again; all of them take
-two and a half hours, their parents another two.
+two hours, their parents another two.
 """
 
 import argparse
