@@ -38,7 +38,7 @@ class CompressConfig(Checked):
     )
     epochs: int | None = option(
         None,
-        "Epochs for each network that is tried (default: by the number of images and its multiply-adds).",
+        "Epochs for each network that is tried (default: by the number of images and the network's work).",
         min=1,
         panel="Training",
     )

@@ -24,8 +24,8 @@ from edgetl.measures import centred_logits
 from edgetl.pixels import spread_over
 from edgetl.vgg16 import conv_shapes, layer_multiplications
 
-LESSONS = 32_000  # pictures to learn from, about, for few images
-VERY_FEW = 1000  # images, that get all the time there is for more pictures and steps than usual
+_LESSONS = 32_000  # pictures to learn from, about, for few images
+_VERY_FEW = 1000  # images, that get all the time there is for more pictures and steps than usual
 _LEAST_PICTURES, _USUAL_PICTURES, _MOST_PICTURES = 8, 16, 128
 _ASKING = 6e13  # multiply-adds of the larger network for more than the usual number of pictures
 _STEPS, _MOST_STEPS = 2400, 9600  # of training, about, for few images
@@ -109,7 +109,7 @@ def lesson_plan(config: CompressConfig, images: int, multiplications: float, *, 
     mirrored.
     """
     images = max(1, images)
-    least = int(np.clip(LESSONS // images, _LEAST_PICTURES, _USUAL_PICTURES))
+    least = int(np.clip(_LESSONS // images, _LEAST_PICTURES, _USUAL_PICTURES))
     asked = _ASKING * _patience(images) / (images * multiplications)
     pictures = config.pictures or int(np.clip(asked, least, _MOST_PICTURES))
     return LessonPlan(pictures, config.augment, flip, config.seed)
@@ -117,7 +117,7 @@ def lesson_plan(config: CompressConfig, images: int, multiplications: float, *, 
 
 def _patience(images: int) -> float:
     """The share of the extra work that so many images get: what learns from many needs less of it."""
-    return min(1.0, VERY_FEW / max(1, images))
+    return min(1.0, _VERY_FEW / images)
 
 
 def settings_of(config: CompressConfig, images: int, multiplications: float = math.inf) -> DistillSettings:
