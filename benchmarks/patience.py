@@ -15,11 +15,13 @@ from compression import Case, compressed, options_of, parent_of
 RUNG = "800 kB, fast"
 EMOJI, GARMENTS = Case("emoji", 64, 1), Case("fashion-2000", 64, 0)
 OTHERS = (Case("emoji", 64, 0), Case("emoji", 64, 2))
+MORE_GARMENTS = (Case("fashion-2000", 64, 1), Case("fashion-2000", 64, 2))
 SHORT, DEFAULT = (16, 240), (None, None)  # pictures of each image, and epochs
 LEARNING = (
     *((EMOJI, how) for how in (SHORT, (16, 960), (64, 240), (64, 960), DEFAULT)),
     *((case, how) for case in OTHERS for how in (SHORT, DEFAULT)),
-    (GARMENTS, (16, 82)), (GARMENTS, (28, 301)),
+    *((GARMENTS, how) for how in ((16, 82), (28, 301), DEFAULT)),
+    *((case, DEFAULT) for case in MORE_GARMENTS),
 )  # fmt: skip
 
 
