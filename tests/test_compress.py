@@ -219,9 +219,23 @@ def test_with_a_drop_alone_it_gets_smaller_until_the_drop_is_too_large(trained_o
     assert model.card.network.channels == next(a.widths for a in told.attempts if a.chosen)
 
 
-def test_what_cannot_be_kept_is_refused_with_what_can(trained_once, tmp_path):
+@pytest.mark.parametrize("limits", [{"max_size": "3KB"}, {"macs": 0.1}, {"max_latency": 0.001}])
+def test_what_cannot_be_kept_is_refused_with_what_can_before_long_work(
+    limits, trained_once, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "edgetl.steps.workshop.lessons_of", lambda *_: pytest.fail("asked the larger network")
+    )
     with pytest.raises(CheckFailed, match="smallest network there is"):
-        compress(Model.open(trained_once), tmp_path / "small", quick(max_size="3KB"))
+        compress(Model.open(trained_once), tmp_path / "small", quick(**limits))
+    assert not (tmp_path / "small").exists()
+
+
+def test_what_files_show_that_cannot_be_kept_is_refused_too(trained_once, tmp_path):
+    """Weights are within the limit, and the file that holds them is not."""
+    with said() as lines, pytest.raises(CheckFailed, match="smallest network there is"):
+        compress(Model.open(trained_once), tmp_path / "small", quick(max_size="10KB"))
+    assert any("before it learns" in line for line in lines), "no file was made"
     assert not (tmp_path / "small").exists()
 
 

@@ -36,15 +36,12 @@ _FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Larger:
-    """The trained network, and what is known about its channels."""
+class Channels:
+    """The trained network, and what its channels are good for and cost."""
 
     layers: Layers
     rankings: Sequence[Ranking]
     table: LatencyTable
-    pixels: NDArray[np.uint8]  # that channels are ranked on
-    lessons: Lessons
-    dataset: Dataset
 
     def within(
         self,
@@ -82,17 +79,26 @@ class Larger:
         return seen * (network.hidden_units or network.classes)
 
     @property
-    def heads(self) -> tuple[Head, ...]:
-        """How a smaller network may see its maps. A maximum teaches one place of each map, an average all."""
-        head = self.layers.network.head
-        return (head, Head.GAP) if head is Head.MAX else (head,)
-
-    @property
     def cuts(self) -> tuple[Block, ...]:
         """Where a search may let a smaller network end."""
         lowest = max(Block.BLOCK2, *self.layers.network.scales[:1])
         possible = _possible_cuts(self.layers.network)
         return tuple(block for block in possible if block >= lowest) or possible[-1:]
+
+
+@dataclass(frozen=True, eq=False)
+class Larger(Channels):
+    """The same, and what a smaller network learns from."""
+
+    pixels: NDArray[np.uint8]  # that channels are ranked on
+    lessons: Lessons
+    dataset: Dataset
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """How a smaller network may see its maps. A maximum teaches one place of each map, an average all."""
+        head = self.layers.network.head
+        return (head, Head.GAP) if head is Head.MAX else (head,)
 
 
 def _possible_cuts(network: Network) -> tuple[Block, ...]:

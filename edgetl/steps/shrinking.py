@@ -7,11 +7,9 @@ from typing import NoReturn
 
 from edgetl.card import Model
 from edgetl.classifier import Classifier
-from edgetl.compression.widths import aligned
 from edgetl.config import Block, Format, Precision
 from edgetl.dataset import Role
 from edgetl.engines import classifier_of, run_batches
-from edgetl.errors import CheckFailed
 from edgetl.keras.attempts import AttemptFiles, Made
 from edgetl.keras.checkpoint import Checkpoint, Clock
 from edgetl.keras.compressing import cut_of, given_widths, settings_of, start_of, weights_in, with_head
@@ -24,8 +22,17 @@ from edgetl.results import Attempt
 from edgetl.statistics import tango_lower
 from edgetl.steps.making import Sources, Variant, build
 from edgetl.steps.promise import latency_of
-from edgetl.steps.workshop import IMAGES_AT_ONCE, NETWORK_GOALS, Learnt, Work, identity_of, judged
-from edgetl.vgg16 import conv_shapes
+from edgetl.steps.workshop import (
+    IMAGES_AT_ONCE,
+    NETWORK_GOALS,
+    Learnt,
+    Work,
+    cuts_for,
+    identity_of,
+    impossible,
+    judged,
+    smallest,
+)
 
 FIRST_SHARE = 1 / 12  # of the multiply-adds, for the first try where only the drop is limited
 STEP = 2.0  # between tries
@@ -113,7 +120,8 @@ def _is_over(work: Work, tried: int) -> bool:
 
 def _most_promising(work: Work, most_macs: float | None) -> Start | None:
     """The largest network within the limits; of several places to end it the one that learns fastest."""
-    starts = [start for start in (_within(work, cut, most_macs) for cut in _cuts(work)) if start is not None]
+    cuts = cuts_for(work.config, work.larger)
+    starts = [start for start in (_within(work, cut, most_macs) for cut in cuts) if start is not None]
     if len(starts) < 2:
         return starts[0] if starts else None
     return min(starts, key=lambda start: _loss_after_trial(work, start))
@@ -134,26 +142,17 @@ def _loss_after_trial(work: Work, start: Start) -> float:
     return loss
 
 
-def _cuts(work: Work) -> tuple[Block, ...]:
-    return (work.config.cut,) if work.config.cut else work.larger.cuts
-
-
 def _smallest(work: Work) -> Start:
     """The network with the fewest channels."""
-    cut = _cuts(work)[0]
-    return _measured(work, aligned([1.0 for _ in conv_shapes(cut)]), cut)
+    cut = cuts_for(work.config, work.larger)[0]
+    return _measured(work, smallest(cut), cut)
 
 
 def _refuse(work: Work) -> NoReturn:
-    """Raise `CheckFailed`: not even the smallest network keeps to the limits."""
-    smallest = _smallest(work)
-    network = smallest.layers.network
-    millions = work.larger.multiplications(network.channels, network.cut) / 1e6
-    raise CheckFailed(
-        f"The smallest network there is, with {','.join(map(str, network.channels))} channels, takes "
-        f"{smallest.latency_ms:.2f} ms, {smallest.size_bytes / 1e3:.0f} kB and {millions:.1f} million "
-        f"multiply-adds: {work.goals_in_words} cannot be kept.",
-        "Allow more time or size, or train at a smaller --image-size.",
+    """Raise `CheckFailed`: the files of not even the smallest network keep to the limits."""
+    start = _smallest(work)
+    raise impossible(
+        work.config, work.goals, work.larger, size_bytes=start.size_bytes, latency_ms=start.latency_ms
     )
 
 

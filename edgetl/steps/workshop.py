@@ -7,13 +7,14 @@ from pathlib import Path
 from edgetl.cache import parse_size
 from edgetl.card import KERAS, ModelCard, Network
 from edgetl.classifier import Classifier
-from edgetl.config import CompressConfig, ExportConfig
+from edgetl.compression.widths import aligned
+from edgetl.config import Block, CompressConfig, ExportConfig
 from edgetl.dataset import Dataset, Role
 from edgetl.engines import run_batches
-from edgetl.errors import UsageError
+from edgetl.errors import CheckFailed, UsageError
 from edgetl.features.latency import LatencyTable, measure
 from edgetl.files import fingerprint, make_folder, write_atomically
-from edgetl.keras.compressing import Larger, lesson_plan, pixels_for_ranking, settings_of
+from edgetl.keras.compressing import Channels, Larger, lesson_plan, pixels_for_ranking, settings_of
 from edgetl.keras.distill import DistillSettings
 from edgetl.keras.history import versions
 from edgetl.keras.pruning import rankings
@@ -25,6 +26,7 @@ from edgetl.records import kept_record, to_json
 from edgetl.results import Attempt, LayerCost
 from edgetl.steps.promise import FloatNetwork, tuning_of
 from edgetl.steps.teaching import TimeAllowed, learnt_from_mirrored, lessons_of, unlabelled, work_of
+from edgetl.vgg16 import conv_shapes
 
 NETWORK_GOALS = ("max_size", "max_latency", "macs")
 IMAGES_AT_ONCE = 32
@@ -57,8 +59,7 @@ class Work:
     @property
     def goals_in_words(self) -> str:
         """For people."""
-        macs = "" if self.config.macs is None else f", at most {self.config.macs:g} million multiply-adds"
-        return self.goals.in_words() + macs
+        return _in_words(self.goals, self.config)
 
     def layer_costs(self, network: Network) -> tuple[LayerCost, ...]:
         """What each convolution costs before and after; one that is gone costs nothing."""
@@ -159,6 +160,50 @@ def goals_for(config: CompressConfig, card: ModelCard) -> Goals:
     )
 
 
+def cuts_for(config: CompressConfig, channels: Channels) -> tuple[Block, ...]:
+    """Where a smaller network may end."""
+    return (config.cut,) if config.cut else channels.cuts
+
+
+def smallest(cut: Block) -> tuple[int, ...]:
+    """The fewest channels there are."""
+    return aligned([1.0 for _ in conv_shapes(cut)])
+
+
+def impossible(
+    config: CompressConfig, goals: Goals, channels: Channels, *, size_bytes: float, latency_ms: float
+) -> CheckFailed:
+    """The error that not even the smallest network, which costs this, keeps to the limits."""
+    cut = cuts_for(config, channels)[0]
+    widths = smallest(cut)
+    millions = channels.multiplications(widths, cut) / 1e6
+    return CheckFailed(
+        f"The smallest network there is, with {','.join(map(str, widths))} channels, takes at least "
+        f"{latency_ms:.2f} ms, {size_bytes / 1e3:.0f} kB and {millions:.1f} million multiply-adds: "
+        f"{_in_words(goals, config)} cannot be kept.",
+        "Allow more time or size, or train at a smaller --image-size.",
+    )
+
+
+def _in_words(goals: Goals, config: CompressConfig) -> str:
+    macs = "" if config.macs is None else f", at most {config.macs:g} million multiply-adds"
+    return goals.in_words() + macs
+
+
+def _refuse_impossible(config: CompressConfig, goals: Goals, channels: Channels) -> None:
+    """Raise `CheckFailed` where weights or layers alone exceed the limits, before any long work."""
+    cuts = cuts_for(config, channels)
+    limits = {
+        "multiplications": config.macs and 1e6 * config.macs,
+        "int8_bytes": goals.max_size_bytes,
+        "latency_ms": goals.max_latency_ms,
+    }
+    if all(channels.within(cut, **limits) is None for cut in cuts):
+        widths = smallest(cuts[0])
+        size_bytes, latency_ms = channels.int8_bytes(widths, cuts[0]), channels.table.of(widths)
+        raise impossible(config, goals, channels, size_bytes=size_bytes, latency_ms=latency_ms)
+
+
 def prepare(
     config: CompressConfig,
     goals: Goals,
@@ -169,7 +214,10 @@ def prepare(
     partial: Path,
     began: float,
 ) -> Work:
-    """What all tries share: the larger network's answers, its channels ranked, and what layers cost."""
+    """What all tries share: the larger network's answers, its channels ranked, and what layers cost.
+
+    Raises `CheckFailed` where no network keeps to the limits.
+    """
     layers = parent.sources.layers
     train = dataset.roles[Role.TRAIN]
     sources = [train]
@@ -186,6 +234,7 @@ def prepare(
     ranked = rankings(layers, pixels, config.seed)
     make_folder(partial / ATTEMPTS)
     table = _table(parent, partial)
+    _refuse_impossible(config, goals, Channels(layers, ranked, table))
     lessons = lessons_of(parent, sources, plan, partial / ATTEMPTS, TimeAllowed(config.minutes, began))
     larger = Larger(layers, ranked, table, pixels, lessons, dataset)
     return Work(config, goals, parent, dataset, larger, tuning, settings, partial, began)
